@@ -1,0 +1,57 @@
+# Each target sets up what it needs, in .venv and target/; only Rust (cargo) and Python >= 3.10 must be there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The interpreter that the bindings are built for; any will do, as the wheel is abi3.
+export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+
+SOURCES := Cargo.toml Cargo.lock pyproject.toml .cargo/config.toml $(shell find rust python -type f -not -path '*/__pycache__/*')
+
+.PHONY: demo test lint format bench wheel clean
+.DEFAULT_GOAL := test
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "normkit needs Python 3.10 or newer: make PYTHON=..."'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# Builds and installs the package with what an extra needs; again whenever a source changes.
+$(VENV)/.installed-%: $(SOURCES) | $(BIN)/python
+	@echo 'Building normkit and installing what "$*" needs (a few minutes the first time)'
+	$(BIN)/python -m pip install --quiet '.[$*]'
+	@touch $@
+
+# The main job: two trainings on real images, with tables and plots in out/.
+demo: $(VENV)/.installed-examples
+	$(BIN)/python examples/demo.py $(ARGS)
+
+# All tests: the core crate's, then the Python package's.
+test: $(VENV)/.installed-dev
+	cargo test --workspace
+	$(BIN)/python -m pytest $(ARGS)
+
+# Format, lints and types; warnings are errors.
+lint: $(VENV)/.installed-dev
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- --deny warnings
+	RUSTDOCFLAGS='--deny warnings' cargo doc --workspace --no-deps --quiet
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	cd / && $(CURDIR)/$(BIN)/python -m mypy.stubtest normkit
+
+format: $(VENV)/.installed-dev
+	cargo fmt --all
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Side by side with PyTorch, JAX and oneDNN; a dated record under benches/record/. Wants an idle machine.
+bench: $(VENV)/.installed-bench
+	$(BIN)/python benches/peers/run.py $(ARGS)
+
+# An abi3 wheel in dist/.
+wheel: $(BIN)/python
+	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) target dist out

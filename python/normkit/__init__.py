@@ -1,0 +1,87 @@
+"""Normalization for NumPy, in Rust: batch norm and group norm, forward and backward, as fast as memory allows.
+
+Arrays in, arrays out. `x` is (N, C, *spatial) with `axis=1`, or has its channels on any other axis, for example
+(N, *spatial, C) with `axis=-1`; (N, C) too. Every forward function returns `(y, cache)`, every backward function takes
+`(dy, cache)`. Statistics are taken in float64 precision whatever the dtype of `x`; results have the same bits for every
+number of threads and every instruction set. The cache refers to `x` (no copy): leave `x` as it is until backward.
+
+Training, with a layer that keeps parameters, gradients and running statistics::
+
+    >>> import numpy as np
+    >>> import normkit as nk
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(3.0, 2.0, size=(32, 8, 4, 4)).astype(np.float32)  # a batch (N, C, H, W) ...
+    >>> target = rng.normal(size=x.shape).astype(np.float32)  # ... and what the layer should make of it
+    >>> layer = nk.BatchNorm(8)
+    >>> losses = []
+    >>> for step in range(10):
+    ...     error = layer(x) - target
+    ...     losses.append(float(np.mean(error**2)))
+    ...     dx = layer.backward(2 * error / error.size)  # fills layer.grads; dx goes on to the layer below
+    ...     for name, parameter in layer.params.items():
+    ...         parameter -= 0.5 * layer.grads[name]
+    >>> losses[-1] < losses[0]
+    True
+    >>> y = layer.eval()(x)  # by the running statistics
+
+Or by functions alone::
+
+    >>> weight, bias = np.ones(8, np.float32), np.zeros(8, np.float32)
+    >>> y, cache = nk.batch_norm(x, weight, bias)
+    >>> dx, dweight, dbias = nk.batch_norm_backward(np.ones_like(y), cache)
+
+Functions:
+    batch_norm, batch_norm_backward: by the statistics of the batch, or frozen running ones (`training=False`).
+    batch_norm_inference: by given statistics, without a cache.
+    group_norm, group_norm_backward: by the statistics of groups of channels, per sample.
+    moments: count, mean and sum of squared deviations over any axes, as a mergeable `Moments`.
+    fold_conv_bn: batch norm folded into the convolution before it.
+
+Layers:
+    BatchNorm, GroupNorm: parameters, gradients, train and eval mode, state dict with PyTorch's keys.
+
+The process:
+    set_num_threads, get_num_threads, num_threads: how many threads work.
+    show_config: version, instruction set, threads, caches.
+
+Bad arguments raise ValueError (values, shapes) or TypeError (types, dtypes) that name the argument, what was expected
+and what was found; nothing of the caller's has changed then.
+"""
+
+from normkit._normkit import (
+    BatchNormCache,
+    GroupNormCache,
+    Moments,
+    __version__,
+    batch_norm,
+    batch_norm_backward,
+    batch_norm_inference,
+    fold_conv_bn,
+    get_num_threads,
+    group_norm,
+    group_norm_backward,
+    moments,
+    set_num_threads,
+)
+from normkit._process import num_threads, show_config
+from normkit.layers import BatchNorm, GroupNorm
+
+__all__ = [
+    "BatchNorm",
+    "BatchNormCache",
+    "GroupNorm",
+    "GroupNormCache",
+    "Moments",
+    "__version__",
+    "batch_norm",
+    "batch_norm_backward",
+    "batch_norm_inference",
+    "fold_conv_bn",
+    "get_num_threads",
+    "group_norm",
+    "group_norm_backward",
+    "moments",
+    "num_threads",
+    "set_num_threads",
+    "show_config",
+]

@@ -1,0 +1,39 @@
+"""What the backward functions return: one named tuple per norm, built by the native module."""
+
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+
+class BatchNormGradients(NamedTuple):
+    """Gradients of `batch_norm`; each has the shape and dtype of what it belongs to, None where that was None."""
+
+    dx: NDArray[Any]
+    dweight: NDArray[Any] | None
+    dbias: NDArray[Any] | None
+
+
+class BatchNormResidualGradients(NamedTuple):
+    """Gradients of `batch_norm` with a residual."""
+
+    dx: NDArray[Any]
+    dweight: NDArray[Any] | None
+    dbias: NDArray[Any] | None
+    dresidual: NDArray[Any]
+
+
+class GroupNormGradients(NamedTuple):
+    """Gradients of `group_norm`; each has the shape and dtype of what it belongs to, None where that was None."""
+
+    dx: NDArray[Any]
+    dweight: NDArray[Any] | None
+    dbias: NDArray[Any] | None
+
+
+class GroupNormResidualGradients(NamedTuple):
+    """Gradients of `group_norm` with a residual."""
+
+    dx: NDArray[Any]
+    dweight: NDArray[Any] | None
+    dbias: NDArray[Any] | None
+    dresidual: NDArray[Any]

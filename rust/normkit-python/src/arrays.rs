@@ -1,0 +1,527 @@
+//! NumPy arrays as tensors, and the other way.
+
+use std::alloc::{Layout, alloc, dealloc};
+
+use normkit::layout::strides_like;
+use normkit::{Element, Tensor, TensorMut, overlaps_itself, shape_text};
+use numpy::npyffi::{NPY_ARRAY_WRITEABLE, NpyTypes, PY_ARRAY_API, flags, get_type_object};
+use numpy::{PyArray1, PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods, dtype};
+use pyo3::exceptions::PyMemoryError;
+use pyo3::prelude::*;
+use pyo3::types::IntoPyDict;
+
+use crate::arguments::{Arg, describe, type_error, value_error};
+
+/// The dtypes of `x`, `y` and their gradients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Dtype {
+    F32,
+    F64,
+}
+
+impl Dtype {
+    fn of(descr: &Bound<'_, PyArrayDescr>) -> Option<Dtype> {
+        match (descr.kind(), descr.itemsize()) {
+            (b'f', 4) => Some(Dtype::F32),
+            (b'f', 8) => Some(Dtype::F64),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn size(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F64 => 8,
+        }
+    }
+
+    fn descr(self, py: Python<'_>) -> Bound<'_, PyArrayDescr> {
+        match self {
+            Dtype::F32 => dtype::<f32>(py),
+            Dtype::F64 => dtype::<f64>(py),
+        }
+    }
+}
+
+/// Runs a generic expression with the element type that a [`Dtype`] names.
+macro_rules! with_element {
+    ($dtype:expr, $E:ident => $body:expr) => {
+        match $dtype {
+            $crate::arrays::Dtype::F32 => {
+                type $E = f32;
+                $body
+            }
+            $crate::arrays::Dtype::F64 => {
+                type $E = f64;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_element;
+
+/// An aligned array in native byte order of a dtype that we compute on.
+pub(crate) struct Array<'py> {
+    pub(crate) object: Bound<'py, PyUntypedArray>,
+    pub(crate) dtype: Dtype,
+    data: *mut u8,
+    /// In elements.
+    strides: Vec<isize>,
+}
+
+fn is_masked(array: &Bound<'_, PyUntypedArray>) -> bool {
+    array.get_type().name().is_ok_and(|name| name == "MaskedArray")
+}
+
+fn as_array<'py>(function: &str, name: &str, object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
+    let array = object
+        .cast::<PyUntypedArray>()
+        .map_err(|_| type_error(function, name, "be a NumPy array", describe(object)))?;
+    if is_masked(array) {
+        return Err(type_error(function, name, "be a plain array, as its mask would be ignored", "MaskedArray"));
+    }
+    Ok(array.clone())
+}
+
+fn dtype_text(array: &Bound<'_, PyUntypedArray>) -> String {
+    format!("dtype {}", array.dtype())
+}
+
+fn data(array: &Bound<'_, PyUntypedArray>) -> *mut u8 {
+    // SAFETY: an array object is valid while it is borrowed.
+    unsafe { (*array.as_array_ptr()).fields.data.cast() }
+}
+
+fn is_writeable(array: &Bound<'_, PyUntypedArray>) -> bool {
+    // SAFETY: an array object is valid while it is borrowed.
+    unsafe { (*array.as_array_ptr()).fields.flags & NPY_ARRAY_WRITEABLE != 0 }
+}
+
+fn is_plain(array: &Bound<'_, PyUntypedArray>) -> bool {
+    // SAFETY: an array object is valid while it is borrowed.
+    let aligned = unsafe { (*array.as_array_ptr()).fields.flags & flags::NPY_ARRAY_ALIGNED != 0 };
+    let size = array.dtype().itemsize() as isize;
+    let whole = array.strides().iter().zip(array.shape()).all(|(stride, &n)| n <= 1 || stride % size == 0);
+    aligned && whole && array.dtype().is_native_byteorder() == Some(true)
+}
+
+impl<'py> Array<'py> {
+    fn new(object: Bound<'py, PyUntypedArray>, dtype: Dtype) -> Self {
+        let size = dtype.size() as isize;
+        // The stride of an axis of one element may be anything.
+        let strides = object.strides().iter().zip(object.shape()).map(|(s, &n)| if n <= 1 { 0 } else { s / size });
+        Array { dtype, data: data(&object), strides: strides.collect(), object }
+    }
+
+    /// A float array to read; a misaligned or byte-swapped one is copied.
+    pub(crate) fn input(function: &str, name: &str, object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let array = as_array(function, name, object)?;
+        let Some(dtype) = Dtype::of(&array.dtype()) else {
+            let found = dtype_text(&array);
+            let expected = match array.dtype().kind() {
+                b'i' | b'u' | b'b' => format!("be a float32 or float64 array (convert with {name}.astype(np.float32))"),
+                _ => "be a float32 or float64 array".to_owned(),
+            };
+            return Err(type_error(function, name, expected, found));
+        };
+        if is_plain(&array) {
+            return Ok(Array::new(array, dtype));
+        }
+        let options = [("order", "K")].into_py_dict(array.py())?;
+        let copy = array.call_method("astype", (dtype.descr(array.py()),), Some(&options))?;
+        Ok(Array::new(copy.cast_into()?, dtype))
+    }
+
+    /// A new array of x's dtype, shape and memory order.
+    pub(crate) fn like(x: &Array<'py>) -> PyResult<Self> {
+        let strides = strides_like(x.shape(), &x.strides);
+        Ok(Array::new(allocate(x.object.py(), x.dtype, x.shape(), &strides)?, x.dtype))
+    }
+
+    /// Where to write: `out` as given if it fits `x`, or a new array. `may_be` is an input that `out` may be, and
+    /// `apart` are arrays that it may not touch.
+    pub(crate) fn output(
+        function: &str,
+        out: &Arg<'py>,
+        x: &Array<'py>,
+        may_be: Option<(&str, &Array<'py>)>,
+        apart: &[(&str, Option<&Bound<'py, PyUntypedArray>>)],
+    ) -> PyResult<Output<'py>> {
+        let Some(object) = out.0.as_ref().filter(|object| !object.is_none()) else {
+            return Ok(Output { array: Array::like(x)?, copy_to: None });
+        };
+        let array = as_array(function, "out", object)?;
+        if array.shape() != x.shape() {
+            let expected = format!("have the shape of x, {}", shape_text(x.shape()));
+            return Err(value_error(function, "out", expected, format!("shape {}", shape_text(array.shape()))));
+        }
+        if Dtype::of(&array.dtype()) != Some(x.dtype) {
+            let expected = format!("have the dtype of x, {}", x.dtype.descr(array.py()));
+            return Err(type_error(function, "out", expected, dtype_text(&array)));
+        }
+        if !is_writeable(&array) {
+            return Err(value_error(function, "out", "be writeable", "a read-only array"));
+        }
+        let strides = array.strides();
+        if overlaps_itself(array.shape(), strides) {
+            return Err(value_error(function, "out", "hold each element once", "strides that overlap"));
+        }
+        let same = |other: &Array<'py>| data(&array) == data(&other.object) && strides == other.object.strides();
+        if let Some((name, other)) = may_be {
+            if !same(other) && overlaps(&array, &other.object)? {
+                let expected = format!("be {name} itself or not overlap it");
+                return Err(value_error(function, "out", expected, "a partial overlap"));
+            }
+        }
+        for (name, other) in apart {
+            if let Some(other) = other {
+                if overlaps(&array, other)? {
+                    return Err(value_error(function, "out", format!("not overlap {name}"), "shared memory"));
+                }
+            }
+        }
+        if is_plain(&array) {
+            return Ok(Output { array: Array::new(array, x.dtype), copy_to: None });
+        }
+        Ok(Output { array: Array::like(x)?, copy_to: Some(array) })
+    }
+
+    /// This array, or a copy of it, with the last axis fastest and no gaps.
+    pub(crate) fn contiguous(self) -> PyResult<Self> {
+        if self.object.is_c_contiguous() {
+            return Ok(self);
+        }
+        let copy = self.object.call_method1("copy", ("C",))?;
+        Ok(Array::new(copy.cast_into()?, self.dtype))
+    }
+
+    /// All elements in order.
+    /// # Safety
+    /// The array is contiguous and of elements `E`.
+    pub(crate) unsafe fn slice<E: Element>(&self) -> &[E] {
+        debug_assert!(self.object.is_c_contiguous() && size_of::<E>() == self.dtype.size());
+        // SAFETY: as the caller vouches; empty arrays have a pointer too.
+        unsafe { std::slice::from_raw_parts(self.data.cast_const().cast(), self.object.len()) }
+    }
+
+    /// All elements in order.
+    /// # Safety
+    /// The array is contiguous, of elements `E`, and nobody else's.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn slice_mut<E: Element>(&self) -> &mut [E] {
+        debug_assert!(self.object.is_c_contiguous() && size_of::<E>() == self.dtype.size());
+        // SAFETY: as the caller vouches; empty arrays have a pointer too.
+        unsafe { std::slice::from_raw_parts_mut(self.data.cast(), self.object.len()) }
+    }
+
+    pub(crate) fn shape(&self) -> &[usize] {
+        self.object.shape()
+    }
+
+    /// Bytes of all elements.
+    pub(crate) fn bytes(&self) -> usize {
+        self.object.len() * self.dtype.size()
+    }
+
+    /// The array as the core sees it.
+    pub(crate) fn tensor<E: Element>(&self) -> Tensor<'py, E> {
+        debug_assert_eq!(size_of::<E>(), self.dtype.size());
+        // SAFETY: NumPy vouches for shape and strides; the data is aligned, of this type, and kept alive by `object`.
+        unsafe { Tensor::from_raw(self.data.cast_const().cast(), self.shape(), &self.strides) }
+    }
+
+    /// The array as the core sees it.
+    /// # Safety
+    /// It came from [`Array::output`] or [`Array::like`], and is used by one call at a time.
+    unsafe fn tensor_mut<E: Element>(&self) -> TensorMut<'py, E> {
+        debug_assert_eq!(size_of::<E>(), self.dtype.size());
+        // SAFETY: as for `tensor`; writeable, without overlap, and apart from inputs as the function allows.
+        unsafe { TensorMut::from_raw(self.data.cast(), self.shape(), &self.strides) }
+    }
+}
+
+/// Where a function writes: the caller's array, or a new one; the latter's elements are copied to the caller's where
+/// that is misaligned or byte-swapped.
+pub(crate) struct Output<'py> {
+    array: Array<'py>,
+    copy_to: Option<Bound<'py, PyUntypedArray>>,
+}
+
+impl<'py> Output<'py> {
+    /// The array as the core sees it.
+    /// # Safety
+    /// It is used by one call at a time.
+    pub(crate) unsafe fn tensor_mut<E: Element>(&self) -> TensorMut<'py, E> {
+        // SAFETY: as the caller vouches.
+        unsafe { self.array.tensor_mut() }
+    }
+
+    /// What the function returns, once all elements are written.
+    pub(crate) fn finish(self) -> PyResult<Bound<'py, PyAny>> {
+        let Some(out) = self.copy_to else { return Ok(self.array.object.into_any()) };
+        out.py().import("numpy")?.call_method1("copyto", (&out, self.array.object))?;
+        Ok(out.into_any())
+    }
+}
+
+/// The bytes from the first to the last element.
+fn bounds(array: &Bound<'_, PyUntypedArray>) -> (usize, usize) {
+    if array.is_empty() {
+        return (0, 0);
+    }
+    let (mut low, mut high) = (data(array).addr() as isize, data(array).addr() as isize);
+    for (&n, &stride) in array.shape().iter().zip(array.strides()) {
+        let far = (n as isize - 1) * stride;
+        (low, high) = (low + far.min(0), high + far.max(0));
+    }
+    (low as usize, high as usize + array.dtype().itemsize())
+}
+
+/// Whether two arrays share an element; where that is too hard to tell, whether they may.
+pub(crate) fn overlaps(a: &Bound<'_, PyUntypedArray>, b: &Bound<'_, PyUntypedArray>) -> PyResult<bool> {
+    let ((a_low, a_high), (b_low, b_high)) = (bounds(a), bounds(b));
+    if a_low >= b_high || b_low >= a_high {
+        return Ok(false);
+    }
+    const EFFORT: usize = 100_000;
+    let shared = a.py().import("numpy")?.call_method1("shares_memory", (a, b, EFFORT));
+    Ok(shared.and_then(|shared| shared.is_truthy()).unwrap_or(true))
+}
+
+/// Memory of an array that we have allocated: on whole lines, and on huge pages where it is large.
+#[pyclass(frozen, module = "normkit._normkit")]
+struct Memory {
+    data: *mut u8,
+    layout: Layout,
+}
+
+// SAFETY: nothing here reads or writes the memory; it is only freed.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `Memory::new` with this layout.
+        unsafe { dealloc(self.data, self.layout) }
+    }
+}
+
+impl Memory {
+    fn new(bytes: usize) -> PyResult<Memory> {
+        const LINE: usize = 64;
+        const HUGE_PAGE: usize = 2 << 20;
+        let huge = bytes >= 2 * HUGE_PAGE;
+        let failed = || PyMemoryError::new_err(format!("normkit: cannot allocate an output of {bytes} bytes"));
+        let layout =
+            Layout::from_size_align(bytes.max(1), if huge { HUGE_PAGE } else { LINE }).map_err(|_| failed())?;
+        // SAFETY: the layout has a size.
+        let data = unsafe { alloc(layout) };
+        if data.is_null() {
+            return Err(failed());
+        }
+        #[cfg(target_os = "linux")]
+        if huge {
+            // SAFETY: whole pages of our own allocation; a refusal changes nothing.
+            unsafe { libc::madvise(data.cast(), bytes / HUGE_PAGE * HUGE_PAGE, libc::MADV_HUGEPAGE) };
+        }
+        Ok(Memory { data, layout })
+    }
+}
+
+/// A new array; `strides` are those of a dense one, in elements.
+fn allocate<'py>(
+    py: Python<'py>,
+    dtype: Dtype,
+    shape: &[usize],
+    strides: &[isize],
+) -> PyResult<Bound<'py, PyUntypedArray>> {
+    let size = dtype.size();
+    let bytes = shape.iter().product::<usize>() * size;
+    let memory = Memory::new(bytes)?;
+    let data = memory.data;
+    let memory = Bound::new(py, memory)?;
+    let mut dims: Vec<_> = shape.iter().map(|&n| n as isize).collect();
+    let mut steps: Vec<_> = strides.iter().map(|&s| s * size as isize).collect();
+    // SAFETY: the memory holds an array of this shape and strides, and the array keeps it alive as its base; both calls
+    // take over the references that they are given.
+    unsafe {
+        let array = PY_ARRAY_API.PyArray_NewFromDescr(
+            py,
+            get_type_object(py, NpyTypes::PyArray_Type),
+            dtype.descr(py).into_dtype_ptr(),
+            dims.len() as _,
+            dims.as_mut_ptr(),
+            steps.as_mut_ptr(),
+            data.cast(),
+            NPY_ARRAY_WRITEABLE,
+            std::ptr::null_mut(),
+        );
+        let array = Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked::<PyUntypedArray>();
+        if PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_array_ptr(), memory.into_ptr()) < 0 {
+            return Err(PyErr::fetch(py));
+        }
+        Ok(array)
+    }
+}
+
+/// A parameter: one number for each channel, in any shape that says so and any float dtype.
+pub(crate) struct Parameter {
+    pub(crate) array: Py<PyUntypedArray>,
+    pub(crate) values: Vec<f64>,
+}
+
+/// What the channels are, for messages.
+#[derive(Clone, Copy)]
+pub(crate) struct Channels<'a> {
+    pub(crate) count: usize,
+    pub(crate) of: &'a str,
+}
+
+impl Parameter {
+    /// One number for each channel; nothing where `object` is None.
+    pub(crate) fn optional(
+        function: &str,
+        name: &str,
+        object: Option<&Bound<'_, PyAny>>,
+        channels: Channels,
+    ) -> PyResult<Option<Parameter>> {
+        let object = object.filter(|object| !object.is_none());
+        object.map(|object| Parameter::required(function, name, object, channels)).transpose()
+    }
+
+    pub(crate) fn required(
+        function: &str,
+        name: &str,
+        object: &Bound<'_, PyAny>,
+        channels: Channels,
+    ) -> PyResult<Parameter> {
+        let array = as_array(function, name, object)?;
+        let kind = array.dtype().kind();
+        // bfloat16 is a kind of its own.
+        if kind != b'f' && !dtype_text(&array).ends_with("bfloat16") {
+            return Err(type_error(function, name, "be a float array", dtype_text(&array)));
+        }
+        let Channels { count, of } = channels;
+        let shape = array.shape();
+        if shape.is_empty() || array.len() != count || shape.iter().filter(|&&n| n != 1).count() > 1 {
+            let expected = format!("have {count} elements ({of})");
+            return Err(value_error(function, name, expected, format!("shape {}", shape_text(shape))));
+        }
+        let values = read(&array)?;
+        Ok(Parameter { array: array.unbind(), values })
+    }
+
+    /// Numbers in the shape and dtype of this parameter.
+    pub(crate) fn like<'py>(&self, py: Python<'py>, values: &[f64]) -> PyResult<Bound<'py, PyAny>> {
+        let array = self.array.bind(py);
+        let descr = array.dtype();
+        let new = if Dtype::of(&descr) == Some(Dtype::F32) && descr.is_native_byteorder() == Some(true) {
+            PyArray1::from_iter(py, values.iter().map(|&x| x as f32)).into_any()
+        } else {
+            let wide = PyArray1::from_slice(py, values).into_any();
+            if descr.is_equiv_to(&dtype::<f64>(py)) { wide } else { wide.call_method1("astype", (descr,))? }
+        };
+        if array.ndim() == 1 { Ok(new) } else { new.call_method1("reshape", (array.shape().to_vec(),)) }
+    }
+}
+
+/// The straight walk through a parameter: its length and the distance between elements, in bytes.
+fn line(array: &Bound<'_, PyUntypedArray>) -> isize {
+    array.shape().iter().zip(array.strides()).find(|&(&n, _)| n > 1).map_or(0, |(_, &stride)| stride)
+}
+
+/// The numbers of a parameter.
+fn read(array: &Bound<'_, PyUntypedArray>) -> PyResult<Vec<f64>> {
+    fn of<E: Element>(array: &Bound<'_, PyUntypedArray>) -> Vec<f64> {
+        let (data, step) = (data(array), line(array));
+        // SAFETY: an aligned array of `E` with that many elements this far apart.
+        (0..array.len() as isize).map(|i| unsafe { data.offset(i * step).cast::<E>().read() }.to_f64()).collect()
+    }
+    match Dtype::of(&array.dtype()).filter(|_| is_plain(array)) {
+        Some(dtype) => Ok(with_element!(dtype, E => of::<E>(array))),
+        None => {
+            let wide = array.call_method1("astype", (dtype::<f64>(array.py()),))?;
+            Ok(of::<f64>(wide.cast::<PyUntypedArray>()?))
+        }
+    }
+}
+
+/// Running statistics: parameters that are written to.
+pub(crate) struct Running {
+    pub(crate) mean: Parameter,
+    pub(crate) var: Parameter,
+}
+
+impl Running {
+    /// Both or neither.
+    pub(crate) fn optional(
+        function: &str,
+        mean: Option<&Bound<'_, PyAny>>,
+        var: Option<&Bound<'_, PyAny>>,
+        channels: Channels,
+        written: bool,
+    ) -> PyResult<Option<Running>> {
+        let mean = Parameter::optional(function, "running_mean", mean, channels)?;
+        let var = Parameter::optional(function, "running_var", var, channels)?;
+        let (mean, var) = match (mean, var) {
+            (Some(mean), Some(var)) => (mean, var),
+            (None, None) => return Ok(None),
+            (Some(_), None) => {
+                return Err(value_error(function, "running_var", "be given together with `running_mean`", "None"));
+            }
+            (None, Some(_)) => {
+                return Err(value_error(function, "running_mean", "be given together with `running_var`", "None"));
+            }
+        };
+        if written {
+            Python::attach(|py| {
+                let arrays = [("running_mean", mean.array.bind(py)), ("running_var", var.array.bind(py))];
+                for (name, array) in arrays {
+                    if !is_writeable(array) {
+                        return Err(value_error(function, name, "be writeable in training", "a read-only array"));
+                    }
+                    if line(array) == 0 && array.len() > 1 {
+                        return Err(value_error(function, name, "hold each element once", "strides that overlap"));
+                    }
+                }
+                if overlaps(arrays[0].1, arrays[1].1)? {
+                    return Err(value_error(function, "running_var", "not overlap running_mean", "shared memory"));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(Some(Running { mean, var }))
+    }
+
+    /// Writes the new values, which must have been checked to be writeable, back to the arrays.
+    pub(crate) fn write(&self, py: Python<'_>) -> PyResult<()> {
+        for parameter in [&self.mean, &self.var] {
+            let array = parameter.array.bind(py);
+            fn to<E: Element>(array: &Bound<'_, PyUntypedArray>, values: &[f64]) {
+                let (data, step) = (data(array), line(array));
+                for (i, &x) in values.iter().enumerate() {
+                    // SAFETY: an aligned writeable array of `E` with that many elements this far apart.
+                    unsafe { data.offset(i as isize * step).cast::<E>().write(E::from_f64(x)) };
+                }
+            }
+            match Dtype::of(&array.dtype()).filter(|_| is_plain(array)) {
+                Some(dtype) => with_element!(dtype, E => to::<E>(array, &parameter.values)),
+                None => {
+                    let values = PyArray1::from_slice(py, &parameter.values);
+                    let values = values.call_method1("reshape", (array.shape().to_vec(),))?;
+                    let options = [("casting", "unsafe")].into_py_dict(py)?;
+                    py.import("numpy")?.call_method("copyto", (array, values), Some(&options))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A read-only float64 array of this shape.
+pub(crate) fn statistics<'py>(py: Python<'py>, values: &[f64], shape: &[usize]) -> PyResult<Bound<'py, PyAny>> {
+    let array = PyArray1::from_slice(py, values).call_method1("reshape", (shape.to_vec(),))?;
+    array.call_method1("setflags", (false,))?;
+    Ok(array)
+}

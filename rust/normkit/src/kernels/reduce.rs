@@ -1,0 +1,292 @@
+//! Statistics of one block: moments (forward) and the two sums that a gradient needs (backward).
+
+use super::Pattern;
+use crate::moments::Moments;
+use crate::simd::{Real, Simd, Tile, columns, lanes};
+
+/// Σdy and Σdy·(x − mean) of one cell.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct GradSums {
+    pub(crate) dy: f64,
+    pub(crate) dot: f64,
+}
+
+impl GradSums {
+    #[inline(always)]
+    pub(crate) fn add(self, other: GradSums) -> GradSums {
+        GradSums { dy: self.dy + other.dy, dot: self.dot + other.dot }
+    }
+
+    /// Σdy·(x − mean) about the mean itself, where the kernels took it about the mean rounded to `T`.
+    #[inline(always)]
+    pub(crate) fn about<T: Real>(self, mean: f64) -> GradSums {
+        let low = mean - T::from_f64(mean).to_f64();
+        GradSums { dot: if low == 0.0 { self.dot } else { self.dot - low * self.dy }, ..self }
+    }
+}
+
+/// Room for the parameters and sums of the columns of a block, reused from block to block.
+pub struct Scratch<T> {
+    pub(crate) columns: [Vec<T>; 5],
+}
+
+impl<T: Real> Scratch<T> {
+    /// Five arrays of `len` elements; their contents are old.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, len: usize) -> [&mut [T]; 5] {
+        self.columns.each_mut().map(|column| {
+            if column.len() < len {
+                column.resize(len, T::ZERO);
+            }
+            &mut column[..len]
+        })
+    }
+}
+
+/// Whether float lanes can be trusted with a sum of products: neither overflow nor underflow has touched it.
+#[inline(always)]
+fn trusted<T: Real>(sum: f64) -> bool {
+    sum.abs() >= T::TINY && sum.abs() < f64::INFINITY
+}
+
+/// Elements that a first guess of a mean is taken from.
+const SAMPLE: usize = 512;
+
+/// Whether a guess was close enough to the mean: within a quarter of the standard deviation, so that taking the square
+/// of what is between them off the sum of squares costs no more than a fifteenth in accuracy. False for NaN.
+#[inline(always)]
+fn close(count: f64, sum: f64, squares: f64) -> bool {
+    sum * sum * 16.0 <= squares * count
+}
+
+/// The mean of a block, to float lanes' accuracy; exact for a constant, as deviations are taken from a value of it.
+#[inline(always)]
+fn rough_mean<T: Real, S: Simd<T>>(s: S, x: Tile<T>) -> T {
+    let first = x.get(0, 0);
+    let at = s.splat(first);
+    let [sum] = lanes(
+        s,
+        [x],
+        [first],
+        #[inline(always)]
+        |[x]| [s.sub(x, at)],
+    );
+    T::from_f64(first.to_f64() + sum / (x.rows() * x.len()) as f64)
+}
+
+/// Sums of deviations from `at` and of their squares.
+#[inline(always)]
+fn squares_of<T: Real, S: Simd<T>>(s: S, x: Tile<T>, at: T) -> [f64; 2] {
+    let v = s.splat(at);
+    lanes(
+        s,
+        [x],
+        [at],
+        #[inline(always)]
+        |[x]| {
+            let d = s.sub(x, v);
+            [d, s.mul(d, d)]
+        },
+    )
+}
+
+/// Merges the moments of a block into those of the blocks before it, whose mean is the guess that deviations are taken
+/// from; of the block itself, should that prove wrong.
+#[inline(always)]
+pub(crate) fn moments_rows<T: Real, S: Simd<T>>(s: S, x: Tile<T>, into: &mut Moments) {
+    let count = (x.rows() * x.len()) as f64;
+    let mut at =
+        if into.count > 0.0 { T::from_f64(into.mean) } else { rough_mean(s, x.head(SAMPLE.div_ceil(x.len()), SAMPLE)) };
+    let mut guess = true;
+    let [sum, squares] = loop {
+        let sums @ [sum, squares] = squares_of(s, x, at);
+        if !guess || squares == 0.0 || close(count, sum, squares) {
+            break sums;
+        }
+        (at, guess) = (rough_mean(s, x), false);
+    };
+    let block =
+        if trusted::<T>(squares) { moments_about(at.to_f64(), count, sum, squares) } else { moments_wide(x.values()) };
+    *into = into.merge(block);
+}
+
+/// Merges the moments of the columns of a block into those of their statistics, which all have one count.
+#[inline(always)]
+pub(crate) fn moments_columns<T: Real, S: Simd<T>>(
+    s: S,
+    x: Tile<T>,
+    pattern: Pattern,
+    scratch: &mut Scratch<T>,
+    into: &mut [Moments],
+) {
+    debug_assert!(into.len() == pattern.width && x.len() == pattern.len());
+    let count = (x.rows() * pattern.repeat * pattern.fold) as f64;
+    let before = into[0].count;
+    let share = count / (before + count);
+    let [at, means, sums, squares, _] = scratch.take(x.len());
+    if before > 0.0 {
+        for (mean, into) in means.iter_mut().zip(into.iter()) {
+            *mean = T::from_f64(into.mean);
+        }
+    } else {
+        let sample = x.head(SAMPLE.div_ceil(pattern.repeat * pattern.fold), x.len());
+        rough_means(s, sample, pattern, [at, means, sums]);
+    }
+    squares_about(s, x, pattern, [at, means, sums, squares]);
+    let mut wrong = false;
+    for (w, into) in into.iter_mut().enumerate() {
+        let (sum, squares) = (pattern.sum(sums, w), pattern.sum(squares, w));
+        if close(count, sum, squares) && trusted::<T>(squares) {
+            *into = into.merge_share(moments_about(means[w].to_f64(), count, sum, squares), share);
+        } else {
+            wrong = true;
+        }
+    }
+    if wrong {
+        rough_means(s, x, pattern, [at, means, sums]);
+        squares_about(s, x, pattern, [at, means, sums, squares]);
+        // The others have counted this block.
+        for (w, into) in into.iter_mut().enumerate().filter(|(_, into)| into.count == before) {
+            let (sum, squares) = (pattern.sum(sums, w), pattern.sum(squares, w));
+            *into = into.merge(if trusted::<T>(squares) {
+                moments_about(means[w].to_f64(), count, sum, squares)
+            } else {
+                moments_wide(columns_of(x, pattern, w))
+            });
+        }
+    }
+}
+
+/// [`rough_mean`] of each statistic of a block of columns.
+#[inline(always)]
+fn rough_means<T: Real, S: Simd<T>>(s: S, x: Tile<T>, pattern: Pattern, [at, means, sums]: [&mut [T]; 3]) {
+    let count = (x.rows() * pattern.repeat * pattern.fold) as f64;
+    pattern.expand(at, |w| x.get(0, w * pattern.fold));
+    sums.fill(T::ZERO);
+    columns(
+        s,
+        [x],
+        [at],
+        [sums],
+        #[inline(always)]
+        |[x], [at]| [s.sub(x, at)],
+    );
+    for w in 0..pattern.width {
+        means[w] = T::from_f64(at[w * pattern.fold].to_f64() + pattern.sum(sums, w) / count);
+    }
+}
+
+/// Sums of deviations from `means` and of their squares down each column.
+#[inline(always)]
+fn squares_about<T: Real, S: Simd<T>>(s: S, x: Tile<T>, pattern: Pattern, [at, means, sums, squares]: [&mut [T]; 4]) {
+    pattern.expand(at, |w| means[w]);
+    sums.fill(T::ZERO);
+    squares.fill(T::ZERO);
+    columns(
+        s,
+        [x],
+        [at],
+        [sums, squares],
+        #[inline(always)]
+        |[x], [at]| {
+            let d = s.sub(x, at);
+            [d, s.mul(d, d)]
+        },
+    );
+}
+
+/// The elements of statistic `w` in a block of columns.
+fn columns_of<T: Real>(x: Tile<T>, pattern: Pattern, w: usize) -> impl Iterator<Item = T> + Clone {
+    let period = pattern.width * pattern.fold;
+    (0..x.rows()).flat_map(move |r| {
+        (0..pattern.repeat)
+            .flat_map(move |p| (0..pattern.fold).map(move |f| x.get(r, p * period + w * pattern.fold + f)))
+    })
+}
+
+/// Moments from the sums of `x − at` and of its squares.
+#[inline(always)]
+fn moments_about(at: f64, count: f64, sum: f64, squares: f64) -> Moments {
+    Moments { count, mean: at + sum / count, m2: (squares - sum * sum / count).max(0.0) }
+}
+
+/// The same in float64 throughout: for blocks whose squares leave the range of `T`, and for NaN and infinity.
+#[cold]
+#[inline(never)]
+fn moments_wide<T: Real>(values: impl Iterator<Item = T> + Clone) -> Moments {
+    let first = values.clone().next().map_or(0.0, T::to_f64);
+    let (mut count, mut sum) = (0.0, 0.0);
+    for x in values.clone() {
+        count += 1.0;
+        sum += x.to_f64() - first;
+    }
+    let mean = first + sum / count;
+    let (mut sum, mut squares) = (0.0, 0.0);
+    for x in values {
+        let d = x.to_f64() - mean;
+        sum += d;
+        squares += d * d;
+    }
+    let m2 = squares - sum * sum / count;
+    // `max` would turn NaN into 0.
+    Moments { count, mean: mean + sum / count, m2: if m2 < 0.0 { 0.0 } else { m2 } }
+}
+
+/// Σdy and Σdy·(x − mean) over all elements of a block.
+#[inline(always)]
+pub(crate) fn gradient_rows<T: Real, S: Simd<T>>(s: S, x: Tile<T>, dy: Tile<T>, mean: T) -> GradSums {
+    let at = s.splat(mean);
+    let [sum, dot] = lanes(
+        s,
+        [x, dy],
+        [mean, T::ZERO],
+        #[inline(always)]
+        |[x, dy]| [dy, s.mul(dy, s.sub(x, at))],
+    );
+    if trusted::<T>(dot) && sum.is_finite() {
+        GradSums { dy: sum, dot }
+    } else {
+        gradient_wide(x.values().zip(dy.values()), mean)
+    }
+}
+
+/// Adds the two sums of the columns of a block to those of their cells; `means` has a value for each column.
+#[inline(always)]
+pub(crate) fn gradient_columns<T: Real, S: Simd<T>>(
+    s: S,
+    x: Tile<T>,
+    dy: Tile<T>,
+    pattern: Pattern,
+    [means, sums, dots]: [&mut [T]; 3],
+    into: &mut [GradSums],
+) {
+    debug_assert!(into.len() == pattern.width && x.len() == pattern.len());
+    sums.fill(T::ZERO);
+    dots.fill(T::ZERO);
+    columns(
+        s,
+        [x, dy],
+        [means],
+        [sums, dots],
+        #[inline(always)]
+        |[x, dy], [mean]| [dy, s.mul(dy, s.sub(x, mean))],
+    );
+    for (w, into) in into.iter_mut().enumerate() {
+        let block = GradSums { dy: pattern.sum(sums, w), dot: pattern.sum(dots, w) };
+        *into = into.add(if trusted::<T>(block.dot) && block.dy.is_finite() {
+            block
+        } else {
+            gradient_wide(columns_of(x, pattern, w).zip(columns_of(dy, pattern, w)), means[w * pattern.fold])
+        });
+    }
+}
+
+/// The same in float64 throughout.
+#[cold]
+#[inline(never)]
+fn gradient_wide<T: Real>(values: impl Iterator<Item = (T, T)>, mean: T) -> GradSums {
+    values.fold(GradSums::default(), |sums, (x, dy)| {
+        let dy = dy.to_f64();
+        sums.add(GradSums { dy, dot: dy * (x.to_f64() - mean.to_f64()) })
+    })
+}

@@ -1,0 +1,229 @@
+//! Shape, strides and the axes that statistics keep → a grid that the two kernel families can walk.
+//!
+//! A grid has `kept` × `rows` runs of `len` elements. In the *rows* family a run belongs to one statistic; in the
+//! *columns* family it is `repeat` times `width` statistics of `fold` adjacent elements each. Statistic number
+//! `k * width + w`, k below `kept`, has the same number in the row-major order of the kept axes. Where each statistic
+//! is one short run, the kept positions are the rows instead (`lines`), so that many are taken at a time.
+
+/// Reduced runs at least this long are summed along; shorter ones are taken many at a time and summed down.
+const LONG: usize = 256;
+/// Runs up to this long are taken several at a time where each is a statistic.
+const SHORT: usize = 1024;
+/// With fewer rows there is nothing to gain from summing down.
+const FEW_ROWS: usize = 4;
+/// Runs of columns shorter than this take several rows as one, to fill registers…
+const NARROW: usize = 128;
+/// …up to this many elements.
+const WIDE: usize = 1024;
+
+/// The sizes of a grid; see the module's documentation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Grid {
+    /// Outer kept positions.
+    pub kept: usize,
+    /// Runs that are reduced into the same statistics.
+    pub rows: usize,
+    /// Elements of a run.
+    pub len: usize,
+    /// Whether coefficients vary along the run.
+    pub columns: bool,
+    /// Whether each row is a statistic of its own.
+    pub lines: bool,
+    /// Times that the pattern of statistics repeats in a run.
+    pub repeat: usize,
+    /// Statistics in a run.
+    pub width: usize,
+    /// Adjacent elements of a statistic in a run.
+    pub fold: usize,
+}
+
+impl Grid {
+    /// How many statistics there are.
+    pub fn statistics(&self) -> usize {
+        if self.lines { self.rows } else { self.kept * self.width }
+    }
+
+    /// How many elements each is taken over.
+    pub fn count(&self) -> usize {
+        if self.lines { self.len } else { self.rows * self.repeat * self.fold }
+    }
+}
+
+/// An axis with its stride in each of `P` operands.
+#[derive(Clone, Copy, Debug)]
+struct Axis<const P: usize> {
+    size: usize,
+    kept: bool,
+    strides: [isize; P],
+}
+
+/// One operand's way through a grid.
+#[derive(Clone, Debug)]
+pub(crate) struct Walk {
+    start: isize,
+    kept: Vec<(usize, isize)>,
+    rows: Vec<(usize, isize)>,
+    /// The axes of a run, outermost first.
+    pub(crate) run: Vec<(usize, isize)>,
+}
+
+impl Walk {
+    fn new<const P: usize>(p: usize, start: isize, kept: &[Axis<P>], rows: &[Axis<P>], run: &[Axis<P>]) -> Walk {
+        let of = |axes: &[Axis<P>]| {
+            let mut merged: Vec<(usize, isize)> = Vec::with_capacity(axes.len());
+            for axis in axes.iter().filter(|axis| axis.size != 1) {
+                match merged.last_mut() {
+                    Some((size, stride)) if *stride == axis.size as isize * axis.strides[p] => {
+                        (*size, *stride) = (*size * axis.size, axis.strides[p]);
+                    }
+                    _ => merged.push((axis.size, axis.strides[p])),
+                }
+            }
+            merged
+        };
+        Walk { start, kept: of(kept), rows: of(rows), run: of(run) }
+    }
+
+    /// Where run `row` of kept position `k` begins.
+    #[inline(always)]
+    pub(crate) fn offset(&self, k: usize, row: usize) -> isize {
+        self.start + offset(&self.kept, k) + offset(&self.rows, row)
+    }
+
+    /// The distance between rows if it is the same everywhere and runs are contiguous.
+    #[inline(always)]
+    pub(crate) fn direct(&self) -> Option<isize> {
+        let contiguous = matches!(self.run[..], [] | [(_, 1)]);
+        match self.rows[..] {
+            [] if contiguous => Some(0),
+            [(_, stride)] if contiguous => Some(stride),
+            _ => None,
+        }
+    }
+}
+
+/// The offset of position `i` in the row-major order of `axes`.
+#[inline(always)]
+pub(crate) fn offset(axes: &[(usize, isize)], mut i: usize) -> isize {
+    match *axes {
+        [] => 0,
+        [(_, stride)] => i as isize * stride,
+        _ => {
+            let mut sum = 0;
+            for &(size, stride) in axes.iter().rev() {
+                sum += (i % size) as isize * stride;
+                i /= size;
+            }
+            sum
+        }
+    }
+}
+
+/// The grid over `shape` that keeps the axes with `kept`, and the way of each operand through it. `strides` are those
+/// of the operands, the one that decides the order first. No size may be zero.
+pub(crate) fn grid<const P: usize>(shape: &[usize], kept: &[bool], strides: [&[isize]; P]) -> (Grid, [Walk; P]) {
+    debug_assert!(!shape.contains(&0));
+    let mut axes: Vec<Axis<P>> = (0..shape.len())
+        .filter(|&i| shape[i] != 1)
+        .map(|i| Axis { size: shape[i], kept: kept[i], strides: strides.map(|s| s[i]) })
+        .collect();
+    let mut start = [0isize; P];
+    for axis in axes.iter_mut().filter(|axis| !axis.kept && axis.strides[0] < 0) {
+        // The order of a reduced axis is free: walk it forwards in memory.
+        for (start, stride) in start.iter_mut().zip(&mut axis.strides) {
+            *start += (axis.size as isize - 1) * *stride;
+            *stride = -*stride;
+        }
+    }
+    sort(&mut axes);
+    let axes = merge(&axes);
+
+    // The run: the trailing axes of one kind, and for short reduced ones the kept axes before them too.
+    let group = |end: usize, kept: bool| (0..end).rev().take_while(|&i| axes[i].kept == kept).count();
+    let size = |axes: &[Axis<P>]| axes.iter().map(|axis| axis.size).product::<usize>();
+    let n = axes.len();
+    let inner = group(n, false);
+    let fold = size(&axes[n - inner..]);
+    let beside = group(n - inner, true);
+    let run = n - inner - beside;
+    let other_rows: usize = axes[..run].iter().filter(|axis| !axis.kept).map(|axis| axis.size).product();
+    let columns = beside > 0 && (inner == 0 || (fold < LONG && other_rows >= FEW_ROWS));
+    let run = if columns { run } else { n - inner };
+    let width = if columns { size(&axes[n - inner - beside..n - inner]) } else { 1 };
+
+    let mut outer = axes[..run].to_vec();
+    let mut inside = axes[run..].to_vec();
+    let mut repeat = 1;
+    let narrow = columns && width * fold < NARROW;
+    if let Some(last) = outer.last_mut().filter(|axis| narrow && !axis.kept) {
+        let most = WIDE / (width * fold);
+        repeat = (1..=most).rev().find(|r| last.size.is_multiple_of(*r)).unwrap_or(1);
+        inside.insert(0, Axis { size: repeat, ..*last });
+        last.size /= repeat;
+        last.strides = last.strides.map(|stride| stride * repeat as isize);
+    }
+    let (mut kept_axes, mut row_axes): (Vec<_>, Vec<_>) = outer.into_iter().partition(|axis| axis.kept);
+    let lines = !columns && row_axes.is_empty() && fold <= SHORT;
+    if lines {
+        std::mem::swap(&mut kept_axes, &mut row_axes);
+    }
+    let grid = Grid {
+        kept: size(&kept_axes),
+        rows: size(&row_axes),
+        len: repeat * width * fold,
+        columns,
+        lines,
+        repeat,
+        width,
+        fold,
+    };
+    let walks = std::array::from_fn(|p| Walk::new(p, start[p], &kept_axes, &row_axes, &inside));
+    (grid, walks)
+}
+
+/// Memory order, outermost first; but kept axes stay in their own order, so that statistics are numbered as the caller
+/// numbers them.
+fn sort<const P: usize>(axes: &mut [Axis<P>]) {
+    let kept: Vec<Axis<P>> = axes.iter().copied().filter(|axis| axis.kept).collect();
+    // A broadcast operand says nothing about order: ask the first that is not.
+    let key = (0..P).find(|&p| axes.iter().all(|axis| axis.strides[p] != 0)).unwrap_or(0);
+    axes.sort_by_key(|axis| std::cmp::Reverse(axis.strides[key].unsigned_abs()));
+    for (slot, axis) in axes.iter_mut().filter(|axis| axis.kept).zip(kept) {
+        *slot = axis;
+    }
+}
+
+/// Adjacent axes of one kind that every operand walks as one.
+fn merge<const P: usize>(axes: &[Axis<P>]) -> Vec<Axis<P>> {
+    let mut merged: Vec<Axis<P>> = Vec::with_capacity(axes.len());
+    for axis in axes {
+        match merged.last_mut() {
+            Some(last)
+                if last.kept == axis.kept
+                    && (0..P).all(|p| last.strides[p] == axis.size as isize * axis.strides[p]) =>
+            {
+                *last = Axis { size: last.size * axis.size, ..*axis };
+            }
+            _ => merged.push(*axis),
+        }
+    }
+    merged
+}
+
+/// Strides for a new dense array in the memory order of `x`: channels-last in, channels-last out.
+pub fn strides_like(shape: &[usize], strides: &[isize]) -> Vec<isize> {
+    let mut order: Vec<usize> = (0..shape.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(strides[i].unsigned_abs())); // stable: ties keep C order
+    let mut like = vec![0; shape.len()];
+    let mut next = 1;
+    for &i in order.iter().rev() {
+        like[i] = next;
+        next *= shape[i].max(1) as isize;
+    }
+    like
+}
+
+/// Which of `axes` axes are kept.
+pub(crate) fn keep<const N: usize>(axes: usize, kept: [usize; N]) -> Vec<bool> {
+    (0..axes).map(|axis| kept.contains(&axis)).collect()
+}

@@ -1,0 +1,45 @@
+//! Normalization kernels on strided arrays: batch and group norm, forward and backward, moments, and folding of batch
+//! norm into convolutions; SIMD with run-time dispatch, several threads, and the same bits whatever both are.
+//!
+//! ```
+//! use normkit::{Tensor, TensorMut, batch_norm};
+//! let x = [1.0f32, 4.0, 1.0]; // three samples of one channel
+//! let mut y = [0.0f32; 3];
+//! let statistics =
+//!     batch_norm(&Tensor::dense(&x, &[3, 1])?, 1, None, None, 0.0, &mut TensorMut::dense(&mut y, &[3, 1])?)?;
+//! assert_eq!(statistics.mean, [2.0]);
+//! assert_eq!(y, [-0.70710677, 1.4142135, -0.70710677]);
+//! # Ok::<(), normkit::Error>(())
+//! ```
+//!
+//! Data flows one way: *check* the arguments, *view* memory as a grid of runs ([`layout`]), *plan* who does what
+//! ([`plan`]), *reduce* cells to statistics, *apply* coefficients.
+
+mod element;
+mod error;
+mod kernels;
+pub mod layout;
+mod machine;
+mod moments;
+mod norms;
+mod parallel;
+mod pass;
+pub mod plan;
+pub mod reference;
+mod simd;
+mod tensor;
+mod view;
+mod weights;
+
+pub use element::Element;
+pub use error::{Error, Result, shape_text};
+pub use machine::Caches;
+pub use moments::Moments;
+pub use norms::{
+    MomentsOf, ParameterGradients, Statistics, batch_norm, batch_norm_backward, batch_norm_inference, group_norm,
+    group_norm_backward, moments, rstd, update_running,
+};
+pub use parallel::{num_threads, set_num_threads};
+pub use simd::{Isa, IsaError, Real, force as force_isa};
+pub use tensor::{Tensor, TensorMut, overlaps_itself};
+pub use weights::{BatchNormOf, ConvOf, fold_conv_bn};

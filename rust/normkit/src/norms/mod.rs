@@ -1,0 +1,101 @@
+//! Norms: each a grouping (which axes a statistic keeps) and a rule for coefficients; no loop over elements.
+
+mod batch;
+mod group;
+mod moments;
+
+pub use batch::{batch_norm, batch_norm_backward, batch_norm_inference, update_running};
+pub use group::{group_norm, group_norm_backward};
+pub use moments::{MomentsOf, moments};
+
+use crate::error::{Error, Result, shape_text};
+use crate::machine::Caches;
+use crate::parallel::num_threads;
+use crate::plan::{Plan, Work};
+use crate::simd::Isa;
+use crate::tensor::{Tensor, TensorMut};
+
+/// What a forward pass has measured: one entry for each statistic, all in float64.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Statistics {
+    /// Elements of a statistic.
+    pub count: usize,
+    /// Means.
+    pub mean: Vec<f64>,
+    /// Biased variances.
+    pub var: Vec<f64>,
+    /// 1/sqrt(var + eps).
+    pub rstd: Vec<f64>,
+}
+
+impl Statistics {
+    fn new(count: usize, statistics: usize) -> Self {
+        let zeros = || vec![0.0; statistics];
+        Statistics { count, mean: zeros(), var: zeros(), rstd: zeros() }
+    }
+}
+
+/// Gradients of the parameters, in float64.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct ParameterGradients {
+    /// Σ dy·x̂ for each channel.
+    pub weight: Vec<f64>,
+    /// Σ dy for each channel.
+    pub bias: Vec<f64>,
+}
+
+/// 1/sqrt(var + eps); 0 where that is infinite, so that a constant gives the bias and a zero gradient even if eps is 0.
+#[inline(always)]
+pub fn rstd(var: f64, eps: f64) -> f64 {
+    let sum = var + eps;
+    if sum == 0.0 { 0.0 } else { 1.0 / sum.sqrt() }
+}
+
+/// The channels of `x`.
+fn channels<E>(x: &Tensor<E>, axis: usize) -> Result<usize> {
+    let expected = || format!("be an axis of x, which has shape {}", shape_text(&x.shape));
+    x.shape.get(axis).copied().ok_or_else(|| Error::new("axis", expected(), axis))
+}
+
+fn check_eps(eps: f64) -> Result<()> {
+    if eps.is_finite() && eps >= 0.0 { Ok(()) } else { Err(Error::new("eps", "be finite and >= 0", eps)) }
+}
+
+/// One value for each channel, where there are any.
+fn check_parameter(name: &'static str, values: Option<&[f64]>, channels: usize, axis: usize) -> Result<()> {
+    match values {
+        Some(values) if values.len() != channels => {
+            let expected = format!("have {channels} elements (channels of x on axis {axis})");
+            Err(Error::new(name, expected, format!("{} elements", values.len())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_like<E, F>(name: &'static str, x: &Tensor<E>, out: &TensorMut<F>) -> Result<()> {
+    check_shape(name, &x.shape, &out.shape)
+}
+
+fn check_shape(name: &'static str, expected: &[usize], found: &[usize]) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    let text = format!("have the shape of x, {}", shape_text(expected));
+    Err(Error::new(name, text, format!("shape {}", shape_text(found))))
+}
+
+/// The value for channel `c`, where there are any.
+#[inline(always)]
+fn parameter(values: Option<&[f64]>, c: usize, default: f64) -> f64 {
+    values.map_or(default, |values| values[c])
+}
+
+/// The instruction set in force.
+fn isa() -> Result<Isa> {
+    Isa::current().map_err(|error| Error::new("NORMKIT_ISA", "name an instruction set of this machine", error))
+}
+
+/// The plan for this work on this machine.
+fn plan(work: &Work) -> Plan {
+    Plan::new(work, num_threads(), &Caches::detect())
+}

@@ -1,0 +1,184 @@
+//! How the work is cut: pure functions of sizes, so that a plan can be printed and tested without running anything.
+//!
+//! Two cuts, kept apart. A [`Cut`] divides the elements of a statistic into chunks and blocks; it fixes the order of
+//! additions, and so depends on the sizes of the grid alone. A [`Plan`] says who does what and when; it may look at
+//! threads and caches, and never changes a bit of a result.
+
+use std::ops::Range;
+
+use crate::layout::Grid;
+use crate::machine::Caches;
+
+/// Elements of a block of rows: 16 KiB of float32, half of a common L1.
+const BLOCK: usize = 4096;
+/// Rows of a block of columns: enough that merging it costs little, few enough for float lanes.
+const BLOCK_ROWS: usize = 128;
+/// Columns whose sums are kept in L1 at a time.
+pub(crate) const TILE: usize = 1024;
+/// The least elements that are worth a partial result of their own.
+const CHUNK: usize = 1 << 16;
+/// The least rows of columns that are.
+const CHUNK_ROWS: usize = 256;
+/// A statistic has at most about this many partial results, so that they are O(C) in number.
+const CHUNKS: usize = 64;
+/// Inputs smaller than this are not worth waking a thread for.
+const PARALLEL_BYTES: usize = 512 << 10;
+/// Parts that samples are divided into, each with sums of parameter gradients of its own.
+const SAMPLE_PARTS: usize = 16;
+
+/// How the rows and columns of each statistic are divided. Depends on the grid alone: it fixes the results.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cut {
+    /// Chunks of a statistic, each with a partial result.
+    pub chunks: usize,
+    chunk_rows: usize,
+    segments: usize,
+    segment: usize,
+    block_rows: usize,
+    block: usize,
+}
+
+impl Cut {
+    /// The cut of this grid.
+    pub fn new(grid: &Grid) -> Cut {
+        let (rows, len) = (grid.rows, grid.len);
+        if grid.lines {
+            return Cut { chunks: 1, chunk_rows: rows, segments: 1, segment: len, block_rows: rows, block: len };
+        }
+        if grid.columns {
+            let chunk_rows = rows.div_ceil(CHUNKS).max(CHUNK_ROWS).next_multiple_of(BLOCK_ROWS);
+            let chunks = rows.div_ceil(chunk_rows);
+            return Cut { chunks, chunk_rows, segments: 1, segment: len, block_rows: BLOCK_ROWS, block: len };
+        }
+        let target = (rows * len).div_ceil(CHUNKS).max(CHUNK);
+        let (block_rows, block) = if len < BLOCK { (BLOCK / len, len) } else { (1, BLOCK) };
+        if len > target {
+            let segment = len.div_ceil(len.div_ceil(target)).next_multiple_of(BLOCK);
+            let segments = len.div_ceil(segment);
+            Cut { chunks: rows * segments, chunk_rows: 1, segments, segment, block_rows, block }
+        } else {
+            let chunk_rows = (target / len).next_multiple_of(block_rows);
+            Cut { chunks: rows.div_ceil(chunk_rows), chunk_rows, segments: 1, segment: len, block_rows, block }
+        }
+    }
+
+    /// Rows and columns of chunk `i`.
+    #[inline(always)]
+    pub(crate) fn chunk(&self, grid: &Grid, i: usize) -> (Range<usize>, Range<usize>) {
+        let row = i / self.segments * self.chunk_rows;
+        let column = i % self.segments * self.segment;
+        (row..(row + self.chunk_rows).min(grid.rows), column..(column + self.segment).min(grid.len))
+    }
+
+    /// The blocks of a chunk, in order: how many, and the one numbered `i`.
+    #[inline(always)]
+    pub(crate) fn blocks(&self, rows: &Range<usize>, columns: &Range<usize>) -> usize {
+        rows.len().div_ceil(self.block_rows) * columns.len().div_ceil(self.block)
+    }
+
+    /// Rows and columns of block `i` of a chunk.
+    #[inline(always)]
+    pub(crate) fn block(&self, rows: &Range<usize>, columns: &Range<usize>, i: usize) -> (Range<usize>, Range<usize>) {
+        let across = columns.len().div_ceil(self.block);
+        let (row, column) = (rows.start + i / across * self.block_rows, columns.start + i % across * self.block);
+        (row..(row + self.block_rows).min(rows.end), column..(column + self.block).min(columns.end))
+    }
+}
+
+/// What a plan is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// The grid that is reduced.
+    pub grid: Grid,
+    /// Adjacent statistics of that grid which make one of the norm's.
+    pub parts: usize,
+    /// Samples that the statistics divide into: 1 where a statistic runs over all of them.
+    pub samples: usize,
+    /// Bytes of all inputs together.
+    pub read: usize,
+    /// Bytes of the output.
+    pub written: usize,
+}
+
+/// When reductions and applications happen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Schedule {
+    /// Statistics are taken from start to end, `statistics` of a sample at a time, while they are in cache.
+    Fused {
+        /// Statistics of a task.
+        statistics: usize,
+    },
+    /// All threads reduce, then all apply, from the end backwards.
+    Split,
+}
+
+/// Who does what, and when.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// Threads, the caller's included.
+    pub threads: usize,
+    /// The schedule.
+    pub schedule: Schedule,
+    /// Whether outputs are stored past the caches.
+    pub stream: bool,
+}
+
+impl Plan {
+    /// The plan for this work.
+    pub fn new(work: &Work, threads: usize, caches: &Caches) -> Plan {
+        let grid = &work.grid;
+        let threads = if work.read < PARALLEL_BYTES { 1 } else { threads };
+        let stream = stream(work.written, caches);
+        let all = grid.statistics() / work.parts;
+        let per_sample = all / work.samples;
+        let each = (work.read / all).max(1); // bytes
+        let cache = caches.l2_or_common();
+        let fit = (cache / 2 / each).max(1);
+        let statistics = if grid.columns {
+            let tile = (tile_statistics(grid) / work.parts).max(1);
+            (fit / tile * tile).max(tile)
+        } else {
+            // Four tasks a thread, so that uneven ends cost little.
+            fit.min(sample_parts(work.samples) * per_sample / (4 * threads)).max(1)
+        };
+        let statistics = statistics.min(per_sample);
+        let tasks = sample_parts(work.samples) * per_sample.div_ceil(statistics);
+        // Rows that leave the cache cost the same either way; narrow columns far apart cost more.
+        let cached = statistics * each <= 2 * cache || !grid.columns;
+        let busy = tasks >= 4 * threads || Cut::new(grid).chunks == 1 && tasks >= 2 * threads;
+        let schedule = if threads == 1 || cached && busy { Schedule::Fused { statistics } } else { Schedule::Split };
+        Plan { threads, schedule, stream }
+    }
+}
+
+/// Statistics that are taken at a time: those of a tile of columns or of some lines.
+pub(crate) fn tile_statistics(grid: &Grid) -> usize {
+    if grid.lines {
+        return BLOCK / grid.len;
+    }
+    if !grid.columns {
+        return 1;
+    }
+    if grid.repeat > 1 {
+        return grid.width;
+    }
+    // Whole lines, where a few statistics make one.
+    let lines = 16 / gcd(16, grid.fold);
+    let most = (TILE / grid.fold).max(1);
+    (if most >= lines { most / lines * lines } else { most }).min(grid.width)
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Whether an output of this size is stored past the caches: where the next reader would not find it there anyway.
+pub(crate) fn stream(written: usize, caches: &Caches) -> bool {
+    let k: f64 = std::env::var("NK_STREAM").ok().and_then(|s| s.parse().ok()).unwrap_or(4.0);
+    written as f64 >= caches.last_or_common() as f64 * k
+}
+
+/// How many parts `samples` are divided into; depends on nothing else, as each has sums of its own.
+pub(crate) fn sample_parts(samples: usize) -> usize {
+    samples.div_ceil(samples.div_ceil(SAMPLE_PARTS).max(1))
+}

@@ -1,0 +1,186 @@
+//! AVX2: tails by masked loads and stores.
+
+use std::arch::x86_64::*;
+
+use super::Simd;
+
+/// The processor has AVX2.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    /// # Safety
+    /// The processor has AVX2, and the caller is compiled for it.
+    #[inline(always)]
+    pub(super) unsafe fn assume() -> Self {
+        Avx2(())
+    }
+}
+
+/// Eight ones, then eight zeros: read from 8 − n on, a mask of the first n lanes.
+static MASK32: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+/// The same for four lanes.
+static MASK64: [i64; 8] = [-1, -1, -1, -1, 0, 0, 0, 0];
+
+/// # Safety
+/// The processor has AVX2, and `n <= 8`.
+#[inline(always)]
+unsafe fn mask32(n: usize) -> __m256i {
+    debug_assert!(n <= 8);
+    // SAFETY: 8 − n..16 − n lies in the table.
+    unsafe { _mm256_loadu_si256(MASK32.as_ptr().add(8 - n).cast()) }
+}
+
+/// # Safety
+/// The processor has AVX2, and `n <= 4`.
+#[inline(always)]
+unsafe fn mask64(n: usize) -> __m256i {
+    debug_assert!(n <= 4);
+    // SAFETY: 4 − n..8 − n lies in the table.
+    unsafe { _mm256_loadu_si256(MASK64.as_ptr().add(4 - n).cast()) }
+}
+
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn fold_ps(v: __m256) -> f32 {
+    // SAFETY: the caller vouches for AVX2, which has all of these.
+    unsafe {
+        let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+    }
+}
+
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn fold_pd(v: __m256d) -> f64 {
+    // SAFETY: the caller vouches for AVX2, which has all of these.
+    unsafe {
+        let two = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd::<1>(v));
+        _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)))
+    }
+}
+
+// SAFETY (every block below without its own note): the token proves that the processor has the instruction, and the
+// caller vouches for the pointer as the trait asks.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Simd<f32> for Avx2 {
+    type V = __m256;
+    type Lanes = [__m256; 4];
+    const N: usize = 8;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        unsafe { _mm256_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn splat_lanes(self, x: f32) -> [__m256; 4] {
+        [Simd::<f32>::splat(self, x); 4]
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m256 {
+        unsafe { _mm256_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_or(self, p: *const f32, n: usize, fill: __m256) -> __m256 {
+        unsafe {
+            let mask = mask32(n);
+            _mm256_blendv_ps(fill, _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: __m256) {
+        unsafe { _mm256_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn store_n(self, p: *mut f32, n: usize, v: __m256) {
+        unsafe { _mm256_maskstore_ps(p, mask32(n), v) }
+    }
+    #[inline(always)]
+    unsafe fn stream(self, p: *mut f32, v: __m256) {
+        debug_assert!(p.addr().is_multiple_of(32));
+        unsafe { _mm256_stream_ps(p, v) }
+    }
+    #[inline(always)]
+    fn fence(self) {
+        unsafe { _mm_sfence() }
+    }
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fold(self, v: __m256) -> f32 {
+        unsafe { fold_ps(v) }
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Simd<f64> for Avx2 {
+    type V = __m256d;
+    type Lanes = [__m256d; 4];
+    const N: usize = 4;
+
+    #[inline(always)]
+    fn splat(self, x: f64) -> __m256d {
+        unsafe { _mm256_set1_pd(x) }
+    }
+    #[inline(always)]
+    fn splat_lanes(self, x: f64) -> [__m256d; 4] {
+        [Simd::<f64>::splat(self, x); 4]
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f64) -> __m256d {
+        unsafe { _mm256_loadu_pd(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_or(self, p: *const f64, n: usize, fill: __m256d) -> __m256d {
+        unsafe {
+            let mask = mask64(n);
+            _mm256_blendv_pd(fill, _mm256_maskload_pd(p, mask), _mm256_castsi256_pd(mask))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f64, v: __m256d) {
+        unsafe { _mm256_storeu_pd(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn store_n(self, p: *mut f64, n: usize, v: __m256d) {
+        unsafe { _mm256_maskstore_pd(p, mask64(n), v) }
+    }
+    #[inline(always)]
+    unsafe fn stream(self, p: *mut f64, v: __m256d) {
+        debug_assert!(p.addr().is_multiple_of(32));
+        unsafe { _mm256_stream_pd(p, v) }
+    }
+    #[inline(always)]
+    fn fence(self) {
+        unsafe { _mm_sfence() }
+    }
+    #[inline(always)]
+    fn add(self, a: __m256d, b: __m256d) -> __m256d {
+        unsafe { _mm256_add_pd(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m256d, b: __m256d) -> __m256d {
+        unsafe { _mm256_sub_pd(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m256d, b: __m256d) -> __m256d {
+        unsafe { _mm256_mul_pd(a, b) }
+    }
+    #[inline(always)]
+    fn fold(self, v: __m256d) -> f64 {
+        unsafe { fold_pd(v) }
+    }
+}

@@ -1,0 +1,139 @@
+//! AVX-512 (F, VL, DQ, BW): masks make tails free.
+
+use std::arch::x86_64::*;
+
+use super::Simd;
+use super::avx2::{fold_pd, fold_ps};
+
+/// The processor has AVX-512 F, VL, DQ and BW.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    /// # Safety
+    /// The processor has AVX-512 F, VL, DQ and BW, and the caller is compiled for them.
+    #[inline(always)]
+    pub(super) unsafe fn assume() -> Self {
+        Avx512(())
+    }
+}
+
+// SAFETY (every block below without its own note): the token proves that the processor has the instruction, and the
+// caller vouches for the pointer as the trait asks.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Simd<f32> for Avx512 {
+    type V = __m512;
+    type Lanes = [__m512; 2];
+    const N: usize = 16;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn splat_lanes(self, x: f32) -> [__m512; 2] {
+        [Simd::<f32>::splat(self, x); 2]
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m512 {
+        unsafe { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_or(self, p: *const f32, n: usize, fill: __m512) -> __m512 {
+        debug_assert!(n <= 16);
+        unsafe { _mm512_mask_loadu_ps(fill, ((1u32 << n) - 1) as __mmask16, p) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: __m512) {
+        unsafe { _mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn store_n(self, p: *mut f32, n: usize, v: __m512) {
+        debug_assert!(n <= 16);
+        unsafe { _mm512_mask_storeu_ps(p, ((1u32 << n) - 1) as __mmask16, v) }
+    }
+    #[inline(always)]
+    unsafe fn stream(self, p: *mut f32, v: __m512) {
+        debug_assert!(p.addr().is_multiple_of(64));
+        unsafe { _mm512_stream_ps(p, v) }
+    }
+    #[inline(always)]
+    fn fence(self) {
+        unsafe { _mm_sfence() }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fold(self, v: __m512) -> f32 {
+        unsafe { fold_ps(_mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))) }
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Simd<f64> for Avx512 {
+    type V = __m512d;
+    type Lanes = [__m512d; 2];
+    const N: usize = 8;
+
+    #[inline(always)]
+    fn splat(self, x: f64) -> __m512d {
+        unsafe { _mm512_set1_pd(x) }
+    }
+    #[inline(always)]
+    fn splat_lanes(self, x: f64) -> [__m512d; 2] {
+        [Simd::<f64>::splat(self, x); 2]
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f64) -> __m512d {
+        unsafe { _mm512_loadu_pd(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_or(self, p: *const f64, n: usize, fill: __m512d) -> __m512d {
+        debug_assert!(n <= 8);
+        unsafe { _mm512_mask_loadu_pd(fill, ((1u32 << n) - 1) as __mmask8, p) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f64, v: __m512d) {
+        unsafe { _mm512_storeu_pd(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn store_n(self, p: *mut f64, n: usize, v: __m512d) {
+        debug_assert!(n <= 8);
+        unsafe { _mm512_mask_storeu_pd(p, ((1u32 << n) - 1) as __mmask8, v) }
+    }
+    #[inline(always)]
+    unsafe fn stream(self, p: *mut f64, v: __m512d) {
+        debug_assert!(p.addr().is_multiple_of(64));
+        unsafe { _mm512_stream_pd(p, v) }
+    }
+    #[inline(always)]
+    fn fence(self) {
+        unsafe { _mm_sfence() }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512d, b: __m512d) -> __m512d {
+        unsafe { _mm512_add_pd(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512d, b: __m512d) -> __m512d {
+        unsafe { _mm512_sub_pd(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512d, b: __m512d) -> __m512d {
+        unsafe { _mm512_mul_pd(a, b) }
+    }
+    #[inline(always)]
+    fn fold(self, v: __m512d) -> f64 {
+        unsafe { fold_pd(_mm256_add_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd::<1>(v))) }
+    }
+}

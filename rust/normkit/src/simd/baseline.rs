@@ -1,0 +1,161 @@
+//! The baseline: `wide`'s four-lane types, one source for SSE2, NEON and WASM.
+
+use wide::{f32x4, f64x2};
+
+use super::Simd;
+
+/// Needs nothing beyond what the target guarantees.
+#[derive(Clone, Copy)]
+pub(crate) struct Baseline;
+
+// SAFETY (every block below without its own note): the caller vouches for the pointer as the trait asks.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Simd<f32> for Baseline {
+    type V = f32x4;
+    type Lanes = [f32x4; 8];
+    const N: usize = 4;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> f32x4 {
+        f32x4::splat(x)
+    }
+    #[inline(always)]
+    fn splat_lanes(self, x: f32) -> [f32x4; 8] {
+        [f32x4::splat(x); 8]
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> f32x4 {
+        unsafe { p.cast::<f32x4>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn load_or(self, p: *const f32, n: usize, fill: f32x4) -> f32x4 {
+        debug_assert!(n <= 4);
+        let mut lanes = fill.to_array();
+        for (i, lane) in lanes.iter_mut().enumerate().take(n) {
+            *lane = unsafe { p.add(i).read() };
+        }
+        f32x4::new(lanes)
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: f32x4) {
+        unsafe { p.cast::<f32x4>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn store_n(self, p: *mut f32, n: usize, v: f32x4) {
+        debug_assert!(n <= 4);
+        for (i, lane) in v.to_array().into_iter().enumerate().take(n) {
+            unsafe { p.add(i).write(lane) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn stream(self, p: *mut f32, v: f32x4) {
+        debug_assert!(p.addr().is_multiple_of(16));
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps};
+            _mm_stream_ps(p, _mm_loadu_ps((&raw const v).cast()));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        unsafe {
+            Simd::<f32>::store(self, p, v)
+        }
+    }
+    #[inline(always)]
+    fn fence(self) {
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            std::arch::x86_64::_mm_sfence()
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: f32x4, b: f32x4) -> f32x4 {
+        a + b
+    }
+    #[inline(always)]
+    fn sub(self, a: f32x4, b: f32x4) -> f32x4 {
+        a - b
+    }
+    #[inline(always)]
+    fn mul(self, a: f32x4, b: f32x4) -> f32x4 {
+        a * b
+    }
+    #[inline(always)]
+    fn fold(self, v: f32x4) -> f32 {
+        let [a, b, c, d] = v.to_array();
+        (a + c) + (b + d)
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Simd<f64> for Baseline {
+    type V = f64x2;
+    type Lanes = [f64x2; 8];
+    const N: usize = 2;
+
+    #[inline(always)]
+    fn splat(self, x: f64) -> f64x2 {
+        f64x2::splat(x)
+    }
+    #[inline(always)]
+    fn splat_lanes(self, x: f64) -> [f64x2; 8] {
+        [f64x2::splat(x); 8]
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f64) -> f64x2 {
+        unsafe { p.cast::<f64x2>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn load_or(self, p: *const f64, n: usize, fill: f64x2) -> f64x2 {
+        debug_assert!(n <= 2);
+        let mut lanes = fill.to_array();
+        for (i, lane) in lanes.iter_mut().enumerate().take(n) {
+            *lane = unsafe { p.add(i).read() };
+        }
+        f64x2::new(lanes)
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f64, v: f64x2) {
+        unsafe { p.cast::<f64x2>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn store_n(self, p: *mut f64, n: usize, v: f64x2) {
+        debug_assert!(n <= 2);
+        for (i, lane) in v.to_array().into_iter().enumerate().take(n) {
+            unsafe { p.add(i).write(lane) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn stream(self, p: *mut f64, v: f64x2) {
+        debug_assert!(p.addr().is_multiple_of(16));
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            use std::arch::x86_64::{_mm_loadu_pd, _mm_stream_pd};
+            _mm_stream_pd(p, _mm_loadu_pd((&raw const v).cast()));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        unsafe {
+            Simd::<f64>::store(self, p, v)
+        }
+    }
+    #[inline(always)]
+    fn fence(self) {
+        Simd::<f32>::fence(self);
+    }
+    #[inline(always)]
+    fn add(self, a: f64x2, b: f64x2) -> f64x2 {
+        a + b
+    }
+    #[inline(always)]
+    fn sub(self, a: f64x2, b: f64x2) -> f64x2 {
+        a - b
+    }
+    #[inline(always)]
+    fn mul(self, a: f64x2, b: f64x2) -> f64x2 {
+        a * b
+    }
+    #[inline(always)]
+    fn fold(self, v: f64x2) -> f64 {
+        let [a, b] = v.to_array();
+        a + b
+    }
+}

@@ -1,0 +1,281 @@
+//! The three loops that every kernel is made of, safe to call on tiles of one shape.
+#![allow(clippy::needless_range_loop, reason = "registers of several accumulators are indexed together")]
+
+use super::{LINE, Real, Simd, Tile, TileMut};
+
+/// Steps that the first accumulators take before they are flushed into the second ones. One level of accumulators is
+/// biased by 5–15 ulp where the squares are quantized (means near 1e4); two stay within 3.
+const FLUSH: usize = 16;
+
+/// Rows summed in registers before they are added to a column's accumulator: the two levels of [`columns`].
+const GROUP: usize = 4;
+
+/// Runs shorter than this are not worth aligning the stores for.
+const PEEL: usize = 256;
+
+#[inline(always)]
+fn assert_shapes<T: Copy, const K: usize>(tiles: &[Tile<T>; K]) {
+    for tile in tiles {
+        assert!(tile.rows() == tiles[0].rows() && tile.len() == tiles[0].len());
+    }
+}
+
+/// Vectors of each tile at column `i` of a row: `n` lanes, the others filled.
+/// # Safety
+/// `i + n <= len` for each of `rows`' runs, and `n <= N`.
+#[inline(always)]
+unsafe fn load<T: Real, S: Simd<T>, const K: usize>(
+    s: S,
+    rows: &[*const T; K],
+    i: usize,
+    n: usize,
+    fill: &[S::V; K],
+) -> [S::V; K] {
+    // Not `array::from_fn`: a closure with intrinsics is not inlined into a function of the standard library.
+    let mut vectors = *fill;
+    for k in 0..K {
+        // SAFETY: the caller vouches for the run.
+        vectors[k] = unsafe { if n == S::N { s.load(rows[k].add(i)) } else { s.load_or(rows[k].add(i), n, fill[k]) } };
+    }
+    vectors
+}
+
+/// Sums of the `M` terms `f` over all elements of `tiles`, in [`Real::LANES`] virtual lanes with two levels, folded by
+/// the fixed tree. Tails are filled with `fill`: `f(fill)` must be zero.
+#[inline(always)]
+pub(crate) fn lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
+    s: S,
+    tiles: [Tile<T>; K],
+    fill: [T; K],
+    f: impl Fn([S::V; K]) -> [S::V; M],
+) -> [f64; M] {
+    assert_shapes(&tiles);
+    let len = tiles[0].len();
+    let mut fills = [s.splat(T::ZERO); K];
+    for k in 0..K {
+        fills[k] = s.splat(fill[k]);
+    }
+    let registers = T::LANES / S::N;
+    let zero = s.splat_lanes(T::ZERO);
+    let mut inner = [zero; M];
+    let mut outer = [zero; M];
+    let mut left = FLUSH;
+    for r in 0..tiles[0].rows() {
+        let rows = tiles.map(|tile| tile.row(r));
+        let mut i = 0;
+        while i < len {
+            let whole = (len - i) / T::LANES;
+            if whole > 0 {
+                let steps = whole.min(left);
+                for _ in 0..steps {
+                    for u in 0..registers {
+                        debug_assert!(i + S::N <= len);
+                        // SAFETY: a whole step of LANES elements is left in the run.
+                        let terms = f(unsafe { load(s, &rows, i + u * S::N, S::N, &fills) });
+                        for m in 0..M {
+                            inner[m][u] = s.add(inner[m][u], terms[m]);
+                        }
+                    }
+                    i += T::LANES;
+                }
+                left -= steps;
+            } else {
+                for u in 0..registers {
+                    let at = i + u * S::N;
+                    if at < len {
+                        // SAFETY: no more than what is left of the run is read.
+                        let terms = f(unsafe { load(s, &rows, at, (len - at).min(S::N), &fills) });
+                        for m in 0..M {
+                            inner[m][u] = s.add(inner[m][u], terms[m]);
+                        }
+                    }
+                }
+                i = len;
+                left -= 1;
+            }
+            if left == 0 {
+                for m in 0..M {
+                    for u in 0..registers {
+                        outer[m][u] = s.add(outer[m][u], inner[m][u]);
+                    }
+                }
+                inner = [zero; M];
+                left = FLUSH;
+            }
+        }
+    }
+    let mut sums = [0.0; M];
+    for m in 0..M {
+        let mut sum = zero;
+        for u in 0..registers {
+            sum[u] = s.add(outer[m][u], inner[m][u]);
+        }
+        let mut half = registers / 2;
+        while half > 0 {
+            for u in 0..half {
+                sum[u] = s.add(sum[u], sum[u + half]);
+            }
+            half /= 2;
+        }
+        sums[m] = s.fold(sum[0]).to_f64();
+    }
+    sums
+}
+
+/// Adds to `sums[m][i]` the sum of the term `f` down column `i`; `along[j]` are parameters of the columns.
+#[inline(always)]
+pub(crate) fn columns<T: Real, S: Simd<T>, const K: usize, const J: usize, const M: usize>(
+    s: S,
+    tiles: [Tile<T>; K],
+    along: [&[T]; J],
+    sums: [&mut [T]; M],
+    f: impl Fn([S::V; K], [S::V; J]) -> [S::V; M],
+) {
+    assert_shapes(&tiles);
+    let (rows, len) = (tiles[0].rows(), tiles[0].len());
+    assert!(along.iter().all(|a| a.len() >= len) && sums.iter().all(|a| a.len() >= len));
+    let along = along.map(|a| a.as_ptr());
+    let sums = sums.map(|a| a.as_mut_ptr());
+    let mut r = 0;
+    while r < rows {
+        if rows - r >= GROUP {
+            // SAFETY: all runs have `len` elements, asserted above.
+            unsafe { column_group::<T, S, K, J, M, GROUP>(s, &tiles, r, len, &along, &sums, &f) };
+            r += GROUP;
+        } else {
+            // SAFETY: as above.
+            unsafe { column_group::<T, S, K, J, M, 1>(s, &tiles, r, len, &along, &sums, &f) };
+            r += 1;
+        }
+    }
+}
+
+/// `G` rows from row `r` on.
+/// # Safety
+/// The tiles have `r + G` rows; every run, parameter and sum has `len` elements.
+#[inline(always)]
+unsafe fn column_group<T: Real, S: Simd<T>, const K: usize, const J: usize, const M: usize, const G: usize>(
+    s: S,
+    tiles: &[Tile<T>; K],
+    r: usize,
+    len: usize,
+    along: &[*const T; J],
+    sums: &[*mut T; M],
+    f: &impl Fn([S::V; K], [S::V; J]) -> [S::V; M],
+) {
+    debug_assert!(tiles.iter().all(|tile| r + G <= tile.rows() && len <= tile.len()));
+    let zero = s.splat(T::ZERO);
+    let rows: [[*const T; K]; G] = std::array::from_fn(
+        #[inline(always)]
+        |g| {
+            std::array::from_fn(
+                #[inline(always)]
+                |k| tiles[k].row(r + g),
+            )
+        },
+    );
+    let mut i = 0;
+    while i < len {
+        let n = (len - i).min(S::N);
+        // SAFETY: i + n <= len.
+        unsafe {
+            let params = load(s, along, i, n, &[zero; J]);
+            let mut total = f(load(s, &rows[0], i, n, &[zero; K]), params);
+            for row in &rows[1..] {
+                let terms = f(load(s, row, i, n, &[zero; K]), params);
+                for m in 0..M {
+                    total[m] = s.add(total[m], terms[m]);
+                }
+            }
+            for m in 0..M {
+                let p = sums[m].add(i);
+                if n == S::N {
+                    s.store(p, s.add(s.load(p), total[m]));
+                } else {
+                    s.store_n(p, n, s.add(s.load_or(p, n, zero), total[m]));
+                }
+            }
+        }
+        i += n;
+    }
+}
+
+/// A closure can only be told to inline where it is an argument.
+#[inline(always)]
+fn inlined<V>(f: impl Fn(usize, usize) -> V) -> impl Fn(usize, usize) -> V {
+    f
+}
+
+/// `out = f(tiles, along)`, element by element; `along[j]` are parameters of the columns. `stream` stores past the
+/// caches. An input may be the output's memory.
+#[inline(always)]
+pub(crate) fn map<T: Real, S: Simd<T>, const K: usize, const J: usize>(
+    s: S,
+    tiles: [Tile<T>; K],
+    along: [&[T]; J],
+    out: TileMut<T>,
+    stream: bool,
+    f: impl Fn([S::V; K], [S::V; J]) -> S::V,
+) {
+    let len = out.len();
+    assert!(tiles.iter().all(|tile| tile.rows() == out.rows() && tile.len() == len));
+    assert!(along.iter().all(|a| a.len() >= len));
+    let along = along.map(|a| a.as_ptr());
+    let zero = s.splat(T::ZERO);
+    for r in 0..out.rows() {
+        let rows = tiles.map(|tile| tile.row(r));
+        let to = out.row(r);
+        let value = inlined(
+            #[inline(always)]
+            |i: usize, n: usize| {
+                debug_assert!(i + n <= len && n <= S::N);
+                // SAFETY: called with i + n <= len and n <= N below.
+                unsafe { f(load(s, &rows, i, n, &[zero; K]), load(s, &along, i, n, &[zero; J])) }
+            },
+        );
+        // SAFETY: all indices stay below len, the length of every run.
+        unsafe {
+            let mut i = 0;
+            let width = if stream { LINE } else { S::N * size_of::<T>() };
+            let past = to.addr() % width;
+            if (stream || len >= PEEL) && past != 0 && past.is_multiple_of(size_of::<T>()) {
+                // A store across two lines costs as much as two; a streamed one must not.
+                let head = ((width - past) / size_of::<T>()).min(len);
+                while i < head {
+                    let n = (head - i).min(S::N);
+                    s.store_n(to.add(i), n, value(i, n));
+                    i += n;
+                }
+            }
+            if stream && to.add(i).addr().is_multiple_of(LINE) {
+                let line = LINE / size_of::<T>();
+                while i + 2 * line <= len {
+                    let mut j = 0;
+                    while j < 2 * line {
+                        s.stream(to.add(i + j), value(i + j, S::N));
+                        j += S::N;
+                    }
+                    i += 2 * line;
+                }
+            }
+            while i + 4 * S::N <= len {
+                for u in 0..4 {
+                    s.store(to.add(i + u * S::N), value(i + u * S::N, S::N));
+                }
+                i += 4 * S::N;
+            }
+            while i < len {
+                let n = (len - i).min(S::N);
+                if n == S::N {
+                    s.store(to.add(i), value(i, n));
+                } else {
+                    s.store_n(to.add(i), n, value(i, n));
+                }
+                i += n;
+            }
+        }
+    }
+    if stream {
+        s.fence();
+    }
+}

@@ -1,0 +1,157 @@
+//! Instruction sets behind one small trait, and the loops over tiles built on it.
+//!
+//! This is the only directory with intrinsics. A token (`Avx512`, `Avx2`, `Baseline`) is the proof that the processor
+//! has the instruction set; tokens are made in [`dispatch`] alone. What the kernels see are safe loops over
+//! [`Tile`]s: [`lanes`] (sums along a run), [`columns`] (sums down a run) and [`map`] (one output per element).
+//!
+//! Every result has the same bits on every instruction set: [`Real::LANES`] virtual lanes whatever the register width,
+//! one fixed tree to fold them, multiply then add with two roundings, and tails that take the same lane positions.
+//!
+//! Every function on the way from a `#[target_feature]` entry point down to an intrinsic is `#[inline(always)]`: one
+//! that is not becomes a call that passes vectors through memory.
+
+mod baseline;
+mod isa;
+mod loops;
+mod tile;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use std::ops::IndexMut;
+
+use crate::element::{Sink, Source};
+
+pub use isa::force;
+pub use isa::{Isa, IsaError};
+pub(crate) use loops::{columns, lanes, map};
+pub use tile::{Base, BaseMut};
+pub use tile::{Tile, TileMut};
+
+/// The widest register in bytes; also a cache line, and the alignment that streaming stores need.
+pub(crate) const LINE: usize = 64;
+
+/// A type that statistics can be computed in: `f32` or `f64`.
+pub trait Real: Copy + Send + Sync + PartialEq + PartialOrd + 'static {
+    /// Zero.
+    const ZERO: Self;
+    /// Virtual lanes: fixed, so that sums do not depend on the register width. Not more, or AVX2 spills.
+    const LANES: usize;
+    /// Below this a sum of squares (or products) may have lost terms to underflow.
+    const TINY: f64;
+    /// The nearest value of this type.
+    fn from_f64(x: f64) -> Self;
+    /// The same value, wider.
+    fn to_f64(self) -> f64;
+    /// The memory of an operand if it holds this very type.
+    #[doc(hidden)]
+    fn read(source: Source<'_>) -> Option<Base<'_, Self>>;
+    /// The memory of an output if it holds this very type.
+    #[doc(hidden)]
+    fn write(sink: Sink<'_>) -> Option<BaseMut<'_, Self>>;
+    /// Run `kernel` with the instructions of `isa`.
+    fn dispatch<K: Kernel<Self>>(isa: Isa, kernel: K) -> K::Output;
+}
+
+/// Code that is compiled once per instruction set.
+pub trait Kernel<T: Real> {
+    /// What it returns.
+    type Output;
+    /// The code itself; mark the implementation `#[inline(always)]`.
+    fn eval<S: Simd<T>>(self, simd: S) -> Self::Output;
+}
+
+/// Vectors of `T` on one instruction set. Implementors are zero-sized tokens.
+pub trait Simd<T: Real>: Copy + 'static {
+    /// A register.
+    type V: Copy;
+    /// `T::LANES` values in registers.
+    type Lanes: Copy + IndexMut<usize, Output = Self::V>;
+    /// Elements in a register.
+    const N: usize;
+
+    /// `x` in every lane.
+    fn splat(self, x: T) -> Self::V;
+    /// `x` in every virtual lane.
+    fn splat_lanes(self, x: T) -> Self::Lanes;
+    /// Load `N` elements.
+    /// # Safety
+    /// `p..p + N` is readable.
+    unsafe fn load(self, p: *const T) -> Self::V;
+    /// Load `n` elements; the other lanes take `fill` and are not read.
+    /// # Safety
+    /// `n <= N` and `p..p + n` is readable.
+    unsafe fn load_or(self, p: *const T, n: usize, fill: Self::V) -> Self::V;
+    /// Store `N` elements.
+    /// # Safety
+    /// `p..p + N` is writable.
+    unsafe fn store(self, p: *mut T, v: Self::V);
+    /// Store the first `n` lanes.
+    /// # Safety
+    /// `n <= N` and `p..p + n` is writable.
+    unsafe fn store_n(self, p: *mut T, n: usize, v: Self::V);
+    /// Store past the caches; end a series of these with [`Simd::fence`].
+    /// # Safety
+    /// `p..p + N` is writable and `p` is aligned to the register.
+    unsafe fn stream(self, p: *mut T, v: Self::V);
+    /// Make streamed stores visible before whatever follows.
+    fn fence(self);
+    /// `a + b`
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Sum of the lanes by the fixed tree: lane i + lane i + N/2, halving.
+    fn fold(self, v: Self::V) -> T;
+}
+
+impl Real for f32 {
+    const ZERO: f32 = 0.0;
+    const LANES: usize = 32;
+    const TINY: f64 = f32::MIN_POSITIVE as f64 * (1u64 << 26) as f64;
+    #[inline(always)]
+    fn from_f64(x: f64) -> f32 {
+        x as f32
+    }
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+    fn read(source: Source<'_>) -> Option<Base<'_, Self>> {
+        if let Source::F32(base) = source { Some(base) } else { None }
+    }
+    fn write(sink: Sink<'_>) -> Option<BaseMut<'_, Self>> {
+        if let Sink::F32(base) = sink { Some(base) } else { None }
+    }
+    #[inline(always)]
+    fn dispatch<K: Kernel<f32>>(isa: Isa, kernel: K) -> K::Output {
+        isa::dispatch(isa, kernel)
+    }
+}
+
+impl Real for f64 {
+    const ZERO: f64 = 0.0;
+    const LANES: usize = 16;
+    const TINY: f64 = f64::MIN_POSITIVE * (1u64 << 55) as f64;
+    #[inline(always)]
+    fn from_f64(x: f64) -> f64 {
+        x
+    }
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        self
+    }
+    fn read(source: Source<'_>) -> Option<Base<'_, Self>> {
+        if let Source::F64(base) = source { Some(base) } else { None }
+    }
+    fn write(sink: Sink<'_>) -> Option<BaseMut<'_, Self>> {
+        if let Sink::F64(base) = sink { Some(base) } else { None }
+    }
+    #[inline(always)]
+    fn dispatch<K: Kernel<f64>>(isa: Isa, kernel: K) -> K::Output {
+        isa::dispatch(isa, kernel)
+    }
+}

@@ -1,0 +1,168 @@
+//! Rectangles of memory: `rows` runs of `len` contiguous elements, `stride` elements apart.
+//!
+//! Tiles hold pointers rather than slices because an output may be the very memory of an input (`out=x`): two slices
+//! could not say that. They are made where memory is known to be valid ([`Base::tile`], [`Tile::new`]) and can only
+//! shrink afterwards, so that reading and writing through them is safe.
+
+use std::marker::PhantomData;
+
+/// Where an array begins, to read.
+#[derive(Clone, Copy)]
+pub struct Base<'a, T>(*const T, PhantomData<&'a [T]>);
+
+/// Where an array begins, to write. Copies may be handed to threads that write disjoint parts.
+#[derive(Clone, Copy)]
+pub struct BaseMut<'a, T>(*mut T, PhantomData<&'a mut [T]>);
+
+// SAFETY: it stands for a `&[T]`, and can be read through unsafe functions alone.
+unsafe impl<T: Sync> Send for Base<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Base<'_, T> {}
+// SAFETY: it stands for a `&mut [T]`, and can be written through unsafe functions alone, which ask for disjointness.
+unsafe impl<T: Send> Send for BaseMut<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for BaseMut<'_, T> {}
+
+impl<'a, T> Base<'a, T> {
+    /// From a pointer, which need not be valid until it is read through.
+    pub(crate) fn new(p: *const T) -> Self {
+        Base(p, PhantomData)
+    }
+
+    /// The address `offset` elements on.
+    pub(crate) fn at(self, offset: isize) -> *const T {
+        self.0.wrapping_offset(offset)
+    }
+
+    /// The rectangle that begins `offset` elements from here.
+    /// # Safety
+    /// Each of its elements is readable for `'a`.
+    #[inline(always)]
+    pub(crate) unsafe fn tile(self, offset: isize, rows: usize, stride: isize, len: usize) -> Tile<'a, T> {
+        Tile { p: self.0.wrapping_offset(offset), rows, stride, len, lives: PhantomData }
+    }
+}
+
+impl<'a, T> BaseMut<'a, T> {
+    /// From a pointer, which need not be valid until it is written through.
+    pub(crate) fn new(p: *mut T) -> Self {
+        BaseMut(p, PhantomData)
+    }
+
+    /// The address `offset` elements on.
+    pub(crate) fn at(self, offset: isize) -> *mut T {
+        self.0.wrapping_offset(offset)
+    }
+
+    /// The rectangle that begins `offset` elements from here.
+    /// # Safety
+    /// Each of its elements is writable for `'a`, and no other thread touches it meanwhile.
+    #[inline(always)]
+    pub(crate) unsafe fn tile(self, offset: isize, rows: usize, stride: isize, len: usize) -> TileMut<'a, T> {
+        TileMut { p: self.0.wrapping_offset(offset), rows, stride, len, lives: PhantomData }
+    }
+}
+
+/// A rectangle to read.
+#[derive(Clone, Copy)]
+pub struct Tile<'a, T> {
+    p: *const T,
+    rows: usize,
+    stride: isize,
+    len: usize,
+    lives: PhantomData<&'a [T]>,
+}
+
+/// A rectangle to write.
+pub struct TileMut<'a, T> {
+    p: *mut T,
+    rows: usize,
+    stride: isize,
+    len: usize,
+    lives: PhantomData<&'a mut [T]>,
+}
+
+impl<'a, T: Copy> Tile<'a, T> {
+    /// Rows one after the other in `data`.
+    #[inline(always)]
+    pub(crate) fn new(data: &'a [T], rows: usize, len: usize) -> Self {
+        assert!(rows * len <= data.len());
+        Tile { p: data.as_ptr(), rows, stride: len as isize, len, lives: PhantomData }
+    }
+
+    #[inline(always)]
+    pub(crate) fn rows(self) -> usize {
+        self.rows
+    }
+
+    #[inline(always)]
+    pub(crate) fn len(self) -> usize {
+        self.len
+    }
+
+    /// All elements of a tile, in order of its rows.
+    pub(crate) fn values(self) -> impl Iterator<Item = T> + Clone + 'a {
+        (0..self.rows).flat_map(move |r| (0..self.len).map(move |i| self.get(r, i)))
+    }
+
+    /// One element.
+    #[inline(always)]
+    pub(crate) fn get(self, row: usize, i: usize) -> T {
+        assert!(row < self.rows && i < self.len);
+        // SAFETY: within the rectangle, just asserted.
+        unsafe { self.p.wrapping_offset(row as isize * self.stride).add(i).read() }
+    }
+
+    /// The first rows and columns.
+    #[inline(always)]
+    pub(crate) fn head(self, rows: usize, len: usize) -> Self {
+        Tile { rows: rows.min(self.rows), len: len.min(self.len), ..self }
+    }
+
+    /// One row.
+    #[inline(always)]
+    pub(crate) fn line(self, row: usize) -> Self {
+        assert!(row < self.rows);
+        Tile { p: self.row(row), rows: 1, ..self }
+    }
+
+    /// The first element of a row.
+    #[inline(always)]
+    pub(super) fn row(self, row: usize) -> *const T {
+        debug_assert!(row < self.rows);
+        self.p.wrapping_offset(row as isize * self.stride)
+    }
+}
+
+impl<'a, T: Copy> TileMut<'a, T> {
+    /// Rows one after the other in `data`.
+    #[inline(always)]
+    pub(crate) fn new(data: &'a mut [T], rows: usize, len: usize) -> Self {
+        assert!(rows * len <= data.len());
+        TileMut { p: data.as_mut_ptr(), rows, stride: len as isize, len, lives: PhantomData }
+    }
+
+    #[inline(always)]
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    #[inline(always)]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// One row.
+    #[inline(always)]
+    pub(crate) fn line(&mut self, row: usize) -> TileMut<'_, T> {
+        assert!(row < self.rows);
+        TileMut { p: self.row(row), rows: 1, stride: self.stride, len: self.len, lives: PhantomData }
+    }
+
+    /// The first element of a row.
+    #[inline(always)]
+    pub(super) fn row(&self, row: usize) -> *mut T {
+        debug_assert!(row < self.rows);
+        self.p.wrapping_offset(row as isize * self.stride)
+    }
+}

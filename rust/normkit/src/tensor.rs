@@ -1,0 +1,139 @@
+//! Borrowed arrays with shape and strides.
+
+use crate::error::{Error, Result, shape_text};
+use crate::simd::{Base, BaseMut};
+
+/// Strides (in elements) of a dense array of `shape`, last axis fastest.
+pub(crate) fn dense_strides(shape: &[usize]) -> Vec<isize> {
+    let mut strides = vec![1; shape.len()];
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i] * shape[i].max(1) as isize;
+    }
+    strides
+}
+
+/// The lowest and the highest element that an array of these strides reaches, from its first one.
+fn reach(shape: &[usize], strides: &[isize]) -> (isize, isize) {
+    shape.iter().zip(strides).fold((0, 0), |(low, high), (&size, &stride)| {
+        let far = (size as isize - 1) * stride;
+        (low + far.min(0), high + far.max(0))
+    })
+}
+
+fn check_reach(shape: &[usize], strides: &[isize], len: usize) -> Result<()> {
+    if shape.len() != strides.len() {
+        let expected = format!("have a stride for each axis of shape {}", shape_text(shape));
+        return Err(Error::new("strides", expected, strides.len()));
+    }
+    let (low, high) = reach(shape, strides);
+    if !shape.contains(&0) && (low < 0 || high >= len as isize) {
+        let expected = format!("reach all of shape {} with the given strides", shape_text(shape));
+        return Err(Error::new("data", expected, format!("{len} elements")));
+    }
+    Ok(())
+}
+
+/// An array to read.
+#[derive(Clone)]
+pub struct Tensor<'a, E> {
+    pub(crate) base: Base<'a, E>,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) strides: Vec<isize>,
+}
+
+/// An array to write.
+pub struct TensorMut<'a, E> {
+    pub(crate) base: BaseMut<'a, E>,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) strides: Vec<isize>,
+}
+
+impl<'a, E> Tensor<'a, E> {
+    /// A dense array, last axis fastest.
+    /// # Errors
+    /// `data` has fewer elements than `shape`.
+    pub fn dense(data: &'a [E], shape: &[usize]) -> Result<Self> {
+        Self::strided(data, shape, &dense_strides(shape))
+    }
+
+    /// An array that begins at `data[0]` and has these strides, in elements.
+    /// # Errors
+    /// The strides reach beyond `data`.
+    pub fn strided(data: &'a [E], shape: &[usize], strides: &[isize]) -> Result<Self> {
+        check_reach(shape, strides, data.len())?;
+        Ok(Tensor { base: Base::new(data.as_ptr()), shape: shape.to_vec(), strides: strides.to_vec() })
+    }
+
+    /// The array at `data`, with strides in elements.
+    /// # Safety
+    /// Every element that shape and strides reach from `data` is aligned and readable for `'a`.
+    pub unsafe fn from_raw(data: *const E, shape: &[usize], strides: &[isize]) -> Self {
+        debug_assert_eq!(shape.len(), strides.len());
+        Tensor { base: Base::new(data), shape: shape.to_vec(), strides: strides.to_vec() }
+    }
+
+    /// Its shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// How many elements it has.
+    pub fn size(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+impl<'a, E> TensorMut<'a, E> {
+    /// A dense array, last axis fastest.
+    /// # Errors
+    /// `data` has fewer elements than `shape`.
+    pub fn dense(data: &'a mut [E], shape: &[usize]) -> Result<Self> {
+        Self::strided(data, shape, &dense_strides(shape))
+    }
+
+    /// An array that begins at `data[0]` and has these strides, in elements.
+    /// # Errors
+    /// The strides reach beyond `data`, or reach an element twice.
+    pub fn strided(data: &'a mut [E], shape: &[usize], strides: &[isize]) -> Result<Self> {
+        check_reach(shape, strides, data.len())?;
+        if overlaps_itself(shape, strides) {
+            return Err(Error::new("strides", "reach no element of an output twice", format!("{strides:?}")));
+        }
+        Ok(TensorMut { base: BaseMut::new(data.as_mut_ptr()), shape: shape.to_vec(), strides: strides.to_vec() })
+    }
+
+    /// The array at `data`, with strides in elements.
+    /// # Safety
+    /// Every element that shape and strides reach from `data` is aligned and writable for `'a`, each is reached once,
+    /// and nobody else touches them. (It may be the memory of an input where a function allows that.)
+    pub unsafe fn from_raw(data: *mut E, shape: &[usize], strides: &[isize]) -> Self {
+        debug_assert!(!overlaps_itself(shape, strides));
+        TensorMut { base: BaseMut::new(data), shape: shape.to_vec(), strides: strides.to_vec() }
+    }
+
+    /// Its shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// How many elements it has.
+    pub fn size(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// Whether two indices may reach one element: false for every slice of a dense array, whatever the order of its axes.
+pub fn overlaps_itself(shape: &[usize], strides: &[isize]) -> bool {
+    if shape.contains(&0) {
+        return false;
+    }
+    let mut axes: Vec<_> =
+        shape.iter().zip(strides).filter(|&(&n, _)| n > 1).map(|(&n, &s)| (s.unsigned_abs(), n)).collect();
+    axes.sort_unstable();
+    let mut covered = 0; // the furthest element that the axes so far reach
+    axes.iter().any(|&(stride, size)| {
+        let overlaps = stride <= covered;
+        covered += stride * (size - 1);
+        overlaps
+    })
+}

@@ -1,0 +1,157 @@
+//! Operands as tiles: in place where memory is dense, through a block in cache where it is not.
+
+use std::ops::Range;
+
+use crate::element::{Element, Sink, Source};
+use crate::layout::{Walk, offset};
+use crate::simd::{Base, BaseMut, Real, Tile, TileMut};
+use crate::tensor::{Tensor, TensorMut};
+
+/// An operand that is read.
+#[derive(Clone)]
+pub struct Input<'a, T> {
+    source: Source<'a>,
+    walk: Walk,
+    /// Where it begins and how far apart its rows are, if its tiles can be used where they are.
+    direct: Option<(Base<'a, T>, isize)>,
+}
+
+/// An operand that is written.
+#[derive(Clone)]
+pub struct Output<'a, T> {
+    sink: Sink<'a>,
+    walk: Walk,
+    direct: Option<(BaseMut<'a, T>, isize)>,
+}
+
+/// Calls `f(position in the range, offset in memory, elements, distance in memory)` for each straight piece of a run.
+#[inline(always)]
+fn pieces(run: &[(usize, isize)], columns: &Range<usize>, mut f: impl FnMut(usize, isize, usize, isize)) {
+    let (inner, stride) = run.last().copied().unwrap_or((1, 1));
+    let mut i = columns.start;
+    while i < columns.end {
+        let n = (inner - i % inner).min(columns.end - i);
+        f(i - columns.start, offset(run, i), n, stride);
+        i += n;
+    }
+}
+
+impl<'a, T: Real> Input<'a, T> {
+    pub(crate) fn new<E: Element>(tensor: &Tensor<'a, E>, walk: &Walk) -> Self {
+        let source = E::source(tensor.base);
+        Input { source, direct: T::read(source).zip(walk.direct()), walk: walk.clone() }
+    }
+
+    /// Columns of some rows of kept position `k`; through `stage` where they cannot be used in place.
+    #[inline(always)]
+    pub(crate) fn tile<'t>(
+        &'t self,
+        k: usize,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+        stage: &'t mut Vec<T>,
+    ) -> Tile<'t, T> {
+        match self.direct {
+            Some((base, stride)) => {
+                let at = self.walk.offset(k, rows.start) + columns.start as isize;
+                // SAFETY: a grid reaches exactly the elements of its tensor, and rows are this far apart.
+                unsafe { base.tile(at, rows.len(), stride, columns.len()) }
+            }
+            None => {
+                stage.clear();
+                match self.source {
+                    Source::F32(base) => self.gather(base, k, rows, columns, stage),
+                    Source::F64(base) => self.gather(base, k, rows, columns, stage),
+                }
+                Tile::new(stage, rows.len(), columns.len())
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn gather<E: Element>(
+        &self,
+        base: Base<'a, E>,
+        k: usize,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+        stage: &mut Vec<T>,
+    ) {
+        for row in rows.clone() {
+            let start = self.walk.offset(k, row);
+            pieces(&self.walk.run, columns, |_, at, n, stride| {
+                // SAFETY: a grid reaches exactly the elements of its tensor.
+                let value = |i: isize| unsafe { base.at(start + at + i * stride).read() };
+                stage.extend((0..n as isize).map(|i| T::from_f64(value(i).to_f64())));
+            });
+        }
+    }
+}
+
+impl<'a, T: Real> Output<'a, T> {
+    pub(crate) fn new<E: Element>(tensor: &TensorMut<'a, E>, walk: &Walk) -> Self {
+        let sink = E::sink(tensor.base);
+        Output { sink, direct: T::write(sink).zip(walk.direct()), walk: walk.clone() }
+    }
+
+    /// Whether tiles are written where they are.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// Lets `f` write columns of some rows of kept position `k`.
+    /// # Safety
+    /// No other thread touches these elements meanwhile.
+    #[inline(always)]
+    pub(crate) unsafe fn write(
+        &self,
+        k: usize,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+        stage: &mut Vec<T>,
+        f: impl FnOnce(TileMut<T>),
+    ) {
+        match self.direct {
+            Some((base, stride)) => {
+                let at = self.walk.offset(k, rows.start) + columns.start as isize;
+                // SAFETY: a grid reaches exactly the elements of its tensor, rows are this far apart, and the caller
+                // vouches for the other threads.
+                f(unsafe { base.tile(at, rows.len(), stride, columns.len()) });
+            }
+            None => {
+                stage.resize(rows.len() * columns.len(), T::ZERO);
+                f(TileMut::new(stage, rows.len(), columns.len()));
+                // SAFETY: as the caller vouches.
+                unsafe {
+                    match self.sink {
+                        Sink::F32(base) => self.scatter(base, k, rows, columns, stage),
+                        Sink::F64(base) => self.scatter(base, k, rows, columns, stage),
+                    }
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Output::write`].
+    #[inline(never)]
+    unsafe fn scatter<E: Element>(
+        &self,
+        base: BaseMut<'a, E>,
+        k: usize,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+        stage: &[T],
+    ) {
+        for (values, row) in stage.chunks_exact(columns.len()).zip(rows.clone()) {
+            let start = self.walk.offset(k, row);
+            pieces(&self.walk.run, columns, |i, at, n, stride| {
+                for (j, &value) in values[i..i + n].iter().enumerate() {
+                    let to = base.at(start + at + j as isize * stride);
+                    // SAFETY: a grid reaches exactly the elements of its tensor; the caller vouches for the threads.
+                    unsafe { to.write(E::from_f64(value.to_f64())) };
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,23 @@
+"""Running a program in a fresh interpreter with another environment."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SETTINGS = ("NORMKIT_ISA", "NORMKIT_NUM_THREADS", "RAYON_NUM_THREADS")
+
+
+def python(*arguments, timeout=120, **settings):
+    """Run `python *arguments` in tests/; none of normkit's settings but `settings`. A hang is a failure."""
+    environment = {k: v for k, v in os.environ.items() if k not in SETTINGS} | settings
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=HERE, env=environment, capture_output=True, text=True, timeout=timeout
+    )
+
+
+def output(*arguments, **settings):
+    done = python(*arguments, **settings)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,0 +1,182 @@
+"""Threads, forks, the GIL and the environment. Whatever could hang runs in a process with a time limit."""
+
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import normkit as nk
+from bits import digest
+from subprocesses import output, python
+
+CALL = """
+import numpy as np, normkit as nk
+from bits import digest
+x = np.random.default_rng(0).standard_normal((64, 64, 28, 28)).astype(np.float32)
+def call(_=None):
+    y, cache = nk.batch_norm(x)
+    return digest(y, *nk.batch_norm_backward(x, cache))
+"""
+FORK = """
+import os, warnings
+nk.set_num_threads(2)
+expected = call()
+reader, writer = os.pipe()
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks of threaded processes
+    child = os.fork()
+if child == 0:
+    try:
+        nk.set_num_threads(3)
+        os.write(writer, call().encode())
+    finally:
+        os._exit(0)
+assert call() == expected
+os.close(writer)
+assert os.read(reader, 100).decode() == expected, "the child's result differs"
+assert os.waitpid(child, 0)[1] == 0
+assert call() == expected
+print("ok")
+"""
+POOL = """
+import multiprocessing, warnings
+if __name__ == "__main__":
+    nk.set_num_threads(2)
+    expected = call()
+    warnings.simplefilter("ignore", DeprecationWarning)
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        assert pool.map(call, range(6)) == [expected] * 6
+    assert call() == expected
+    print("ok")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("program", [FORK, POOL], ids=["fork", "pool"])
+def test_call_then_fork_then_call_in_both(program):
+    assert output("-c", CALL + program, timeout=60).split() == ["ok"]
+
+
+def test_leaves_no_thread_that_blocks_the_exit():
+    assert python("-c", CALL + "nk.set_num_threads(4); call(); print('done')", timeout=60).stdout == "done\n"
+
+
+def test_eight_threads_at_once():
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal((16, 32, 20, 20)).astype(np.float32) + k for k in range(8)]
+
+    def work(x):
+        y, cache = nk.batch_norm(x)
+        z, group_cache = nk.group_norm(y, 8)
+        return digest(
+            y, z, *nk.batch_norm_backward(x, cache), *nk.group_norm_backward(x, group_cache), nk.moments(x, (0, 2)).m2
+        )
+
+    expected = [work(x) for x in inputs]
+    with nk.num_threads(2), ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            assert list(pool.map(work, inputs)) == expected
+
+
+def test_changing_the_number_of_threads_while_others_work():
+    x = np.random.default_rng(0).standard_normal((32, 64, 20, 20)).astype(np.float32)
+    expected = digest(nk.batch_norm(x)[0])
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(lambda: digest(nk.batch_norm(x)[0])) for _ in range(20)]
+        for n in range(1, 9):
+            nk.set_num_threads(n)
+            assert nk.get_num_threads() == n
+        assert {future.result() for future in running} == {expected}
+
+
+def test_num_threads_restores_the_number():
+    nk.set_num_threads(3)
+    with nk.num_threads(2):
+        assert nk.get_num_threads() == 2
+        with nk.num_threads(5):
+            assert nk.get_num_threads() == 5
+        assert nk.get_num_threads() == 2
+    assert nk.get_num_threads() == 3
+
+
+def test_num_threads_restores_the_number_after_an_exception():
+    nk.set_num_threads(3)
+    with pytest.raises(KeyError), nk.num_threads(2):
+        raise KeyError
+    assert nk.get_num_threads() == 3
+
+
+THREADS = "import normkit; print(normkit.get_num_threads())"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"NORMKIT_NUM_THREADS": "3"}, 3),
+        ({"RAYON_NUM_THREADS": "5"}, 5),
+        ({"NORMKIT_NUM_THREADS": "3", "RAYON_NUM_THREADS": "5"}, 3),
+    ],
+)
+def test_environment(settings, expected):
+    assert int(output("-c", THREADS, **settings)) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_affinity_is_the_default():
+    one = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    assert int(output("-c", one + THREADS)) == 1
+    assert 1 <= int(output("-c", THREADS)) <= len(os.sched_getaffinity(0))
+
+
+def test_call_after_setting_overrides_the_environment():
+    program = "import normkit; normkit.set_num_threads(2); print(normkit.get_num_threads())"
+    assert int(output("-c", program, NORMKIT_NUM_THREADS="7")) == 2
+
+
+def test_show_config_prints_what_a_report_needs(capfd):
+    with nk.num_threads(3):
+        nk.show_config()
+    text = capfd.readouterr().out
+    assert nk.__version__ in text
+    assert any(isa in text for isa in ("baseline", "avx2", "avx512"))
+    assert any("thread" in line.lower() and "3" in line for line in text.splitlines())
+
+
+def test_the_gil_is_released():
+    """While a thread is inside a long call, this one gets to run in the middle of it.
+
+    With the GIL held it could run only at the edges, by at most one switch interval, which is made short.
+    """
+    x = np.random.default_rng(0).standard_normal((64, 64, 56, 56)).astype(np.float32)
+    out = np.empty_like(x)
+    span = []
+
+    def work():
+        start = time.perf_counter()
+        nk.group_norm(x, 8, out=out)
+        span.extend((start, time.perf_counter()))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        with nk.num_threads(1):
+            for _ in range(20):
+                span.clear()
+                ticks = []
+                worker = threading.Thread(target=work)
+                worker.start()
+                while worker.is_alive():
+                    ticks.append(time.perf_counter())
+                    time.sleep(0)
+                worker.join()
+                start, end = span
+                margin = (end - start) / 4
+                if any(start + margin < t < end - margin for t in ticks):
+                    return
+    finally:
+        sys.setswitchinterval(interval)
+    pytest.fail("no other Python thread ran during 20 calls")
