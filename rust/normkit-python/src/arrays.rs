@@ -167,17 +167,16 @@ impl<'py> Array<'py> {
             return Err(value_error(function, "out", "hold each element once", "strides that overlap"));
         }
         let same = |other: &Array<'py>| data(&array) == data(&other.object) && strides == other.object.strides();
-        if let Some((name, other)) = may_be {
-            if !same(other) && overlaps(&array, &other.object)? {
-                let expected = format!("be {name} itself or not overlap it");
-                return Err(value_error(function, "out", expected, "a partial overlap"));
-            }
+        if let Some((name, other)) = may_be
+            && !same(other)
+            && overlaps(&array, &other.object)?
+        {
+            let expected = format!("be {name} itself or not overlap it");
+            return Err(value_error(function, "out", expected, "a partial overlap"));
         }
-        for (name, other) in apart {
-            if let Some(other) = other {
-                if overlaps(&array, other)? {
-                    return Err(value_error(function, "out", format!("not overlap {name}"), "shared memory"));
-                }
+        for (name, other) in apart.iter().filter_map(|(name, other)| Some((name, (*other)?))) {
+            if overlaps(&array, other)? {
+                return Err(value_error(function, "out", format!("not overlap {name}"), "shared memory"));
             }
         }
         if is_plain(&array) {

@@ -172,10 +172,11 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Whether an output of this size is stored past the caches: where the next reader would not find it there anyway.
-pub(crate) fn stream(written: usize, caches: &Caches) -> bool {
-    let k: f64 = std::env::var("NK_STREAM").ok().and_then(|s| s.parse().ok()).unwrap_or(4.0);
-    written as f64 >= caches.last_or_common() as f64 * k
+/// Whether an output of this size is stored past the caches. That spares reading each line before it is written, and
+/// where it is a gain at all it is one for outputs that leave the last level. On the machines measured last (see
+/// `benches/record`) it was none below several times that.
+fn stream(written: usize, caches: &Caches) -> bool {
+    written >= 4 * caches.last_or_common()
 }
 
 /// How many parts `samples` are divided into; depends on nothing else, as each has sums of its own.

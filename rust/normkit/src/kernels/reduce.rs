@@ -90,6 +90,23 @@ fn squares_of<T: Real, S: Simd<T>>(s: S, x: Tile<T>, at: T) -> [f64; 2] {
     )
 }
 
+/// Whether every element is `at`. (Sums of squares can be zero by underflow too.)
+#[inline(always)]
+fn is_constant<T: Real, S: Simd<T>>(s: S, x: Tile<T>, at: T) -> bool {
+    let (v, lift) = (s.splat(at), s.splat(T::LIFT));
+    let [squares] = lanes(
+        s,
+        [x],
+        [at],
+        #[inline(always)]
+        |[x]| {
+            let d = s.mul(s.sub(x, v), lift);
+            [s.mul(d, d)]
+        },
+    );
+    squares == 0.0
+}
+
 /// Merges the moments of a block into those of the blocks before it, whose mean is the guess that deviations are taken
 /// from; of the block itself, should that prove wrong.
 #[inline(always)]
@@ -105,8 +122,11 @@ pub(crate) fn moments_rows<T: Real, S: Simd<T>>(s: S, x: Tile<T>, into: &mut Mom
         }
         (at, guess) = (rough_mean(s, x), false);
     };
-    let block =
-        if trusted::<T>(squares) { moments_about(at.to_f64(), count, sum, squares) } else { moments_wide(x.values()) };
+    let block = if trusted::<T>(squares) || (squares == 0.0 && is_constant(s, x, at)) {
+        moments_about(at.to_f64(), count, sum, squares)
+    } else {
+        moments_wide(x.values())
+    };
     *into = into.merge(block);
 }
 
@@ -136,8 +156,14 @@ pub(crate) fn moments_columns<T: Real, S: Simd<T>>(
     let mut wrong = false;
     for (w, into) in into.iter_mut().enumerate() {
         let (sum, squares) = (pattern.sum(sums, w), pattern.sum(squares, w));
-        if close(count, sum, squares) && trusted::<T>(squares) {
-            *into = into.merge_share(moments_about(means[w].to_f64(), count, sum, squares), share);
+        let good = if squares == 0.0 {
+            columns_of(x, pattern, w).all(|x| x == means[w])
+        } else {
+            close(count, sum, squares) && trusted::<T>(squares)
+        };
+        if good {
+            let block = moments_about(means[w].to_f64(), count, sum, squares);
+            *into = if before == 0.0 { block } else { into.merge_share(block, share) };
         } else {
             wrong = true;
         }
@@ -243,7 +269,9 @@ pub(crate) fn gradient_rows<T: Real, S: Simd<T>>(s: S, x: Tile<T>, dy: Tile<T>, 
         #[inline(always)]
         |[x, dy]| [dy, s.mul(dy, s.sub(x, at))],
     );
-    if trusted::<T>(dot) && sum.is_finite() {
+    if sum.is_finite()
+        && (trusted::<T>(dot) || (dot == 0.0 && (is_constant(s, dy, T::ZERO) || is_constant(s, x, mean))))
+    {
         GradSums { dy: sum, dot }
     } else {
         gradient_wide(x.values().zip(dy.values()), mean)
@@ -273,10 +301,14 @@ pub(crate) fn gradient_columns<T: Real, S: Simd<T>>(
     );
     for (w, into) in into.iter_mut().enumerate() {
         let block = GradSums { dy: pattern.sum(sums, w), dot: pattern.sum(dots, w) };
-        *into = into.add(if trusted::<T>(block.dot) && block.dy.is_finite() {
+        let mean = means[w * pattern.fold];
+        let zero =
+            || columns_of(dy, pattern, w).all(|dy| dy == T::ZERO) || columns_of(x, pattern, w).all(|x| x == mean);
+        let good = block.dy.is_finite() && (trusted::<T>(block.dot) || (block.dot == 0.0 && zero()));
+        *into = into.add(if good {
             block
         } else {
-            gradient_wide(columns_of(x, pattern, w).zip(columns_of(dy, pattern, w)), means[w * pattern.fold])
+            gradient_wide(columns_of(x, pattern, w).zip(columns_of(dy, pattern, w)), mean)
         });
     }
 }

@@ -39,6 +39,8 @@ pub trait Real: Copy + Send + Sync + PartialEq + PartialOrd + 'static {
     const ZERO: Self;
     /// Virtual lanes: fixed, so that sums do not depend on the register width. Not more, or AVX2 spills.
     const LANES: usize;
+    /// A power of two that lifts the smallest value to where its square is far from zero.
+    const LIFT: Self;
     /// Below this a sum of squares (or products) may have lost terms to underflow.
     const TINY: f64;
     /// The nearest value of this type.
@@ -111,6 +113,7 @@ pub trait Simd<T: Real>: Copy + 'static {
 impl Real for f32 {
     const ZERO: f32 = 0.0;
     const LANES: usize = 32;
+    const LIFT: f32 = (1u128 << 100) as f32;
     const TINY: f64 = f32::MIN_POSITIVE as f64 * (1u64 << 26) as f64;
     #[inline(always)]
     fn from_f64(x: f64) -> f32 {
@@ -135,6 +138,7 @@ impl Real for f32 {
 impl Real for f64 {
     const ZERO: f64 = 0.0;
     const LANES: usize = 16;
+    const LIFT: f64 = f64::from_bits((1023 + 600) << 52);
     const TINY: f64 = f64::MIN_POSITIVE * (1u64 << 55) as f64;
     #[inline(always)]
     fn from_f64(x: f64) -> f64 {

@@ -1,0 +1,240 @@
+//! The same bits for every thread count and every instruction set, on both kernel families and all schedules.
+
+use crate::common::{Array, CASES, Case, Float, Layout, Values, configure, is_fused, normal, parameters};
+use normkit::layout::Grid;
+use normkit::plan::{Cut, Plan, Work};
+use normkit::{BatchNormOf, Caches, ConvOf, Isa, Statistics};
+
+const THREADS: [usize; 4] = [1, 2, 3, 7];
+
+fn bits(values: &[f64]) -> Vec<u64> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+fn bits_of(of: &Statistics) -> Vec<u64> {
+    [bits(&of.mean), bits(&of.var), bits(&of.rstd)].concat()
+}
+
+/// The results of every public function on one case, with their names.
+fn results<E: Float>(case: &Case, x: &Array<E>, dy: &Array<E>, layout: &Layout) -> Vec<(&'static str, Vec<u64>)> {
+    let Case { shape, axis, groups } = *case;
+    let (weight, bias) = (parameters(3, case.channels()), parameters(4, case.channels()));
+    let (weight, bias) = (Some(&weight[..]), Some(&bias[..]));
+    let (xs, dys) = (x.tensor(), dy.tensor());
+    let mut all = Vec::new();
+    let mut out = |name, f: &mut dyn FnMut(&mut Array<E>) -> Vec<u64>| {
+        let mut array = Array::output(shape, layout);
+        let numbers = f(&mut array);
+        all.push((name, [array.bits(), numbers].concat()));
+    };
+    let of = normkit::batch_norm(&xs, axis, weight, bias, 1e-5, &mut Array::output(shape, layout).tensor_mut());
+    let of = of.expect("valid");
+    out("batch_norm", &mut |y| {
+        bits_of(&normkit::batch_norm(&xs, axis, weight, bias, 1e-5, &mut y.tensor_mut()).expect("valid"))
+    });
+    out("batch_norm_inference", &mut |y| {
+        normkit::batch_norm_inference(&xs, axis, &of.mean, &of.rstd, weight, bias, &mut y.tensor_mut()).expect("valid");
+        Vec::new()
+    });
+    for (name, frozen) in [("batch_norm_backward", false), ("frozen batch_norm_backward", true)] {
+        out(name, &mut |dx| {
+            let out = &mut dx.tensor_mut();
+            let g = normkit::batch_norm_backward(&dys, &xs, axis, &of.mean, &of.rstd, weight, frozen, out);
+            let g = g.expect("valid");
+            [bits(&g.weight), bits(&g.bias)].concat()
+        });
+    }
+    let mut of = Statistics::default();
+    out("group_norm", &mut |y| {
+        of = normkit::group_norm(&xs, axis, groups, weight, bias, 1e-5, &mut y.tensor_mut()).expect("valid");
+        bits_of(&of)
+    });
+    out("group_norm_backward", &mut |dx| {
+        let out = &mut dx.tensor_mut();
+        let g = normkit::group_norm_backward(&dys, &xs, axis, groups, &of.mean, &of.rstd, weight, out);
+        let g = g.expect("valid");
+        [bits(&g.weight), bits(&g.bias)].concat()
+    });
+    for axes in [vec![axis], (0..shape.len()).filter(|&other| other != axis).collect(), (0..shape.len()).collect()] {
+        let of = normkit::moments(&xs, &axes).expect("valid");
+        all.push(("moments", [bits(&of.mean), bits(&of.m2)].concat()));
+    }
+    all
+}
+
+/// All configurations but the first, which is what they are compared with.
+fn configurations() -> impl Iterator<Item = (usize, Isa)> {
+    Isa::available().into_iter().flat_map(|isa| THREADS.map(|threads| (threads, isa)))
+}
+
+fn check<E: Float>(case: &Case, layout: &Layout, values: Values) {
+    let x = Array::<E>::new(case.shape, layout, |i| values.at::<E>(1, i));
+    let dy = Array::<E>::new(case.shape, layout, |i| normal(2, i));
+    let mut first = None;
+    for (threads, isa) in configurations() {
+        let _lock = configure(threads, isa);
+        let found = results(case, &x, &dy, layout);
+        let first = first.get_or_insert_with(|| found.clone());
+        for ((name, expected), (_, found)) in first.iter().zip(&found) {
+            let different = expected.iter().zip(found).filter(|(a, b)| a != b).count();
+            let all = expected.len();
+            assert!(
+                different == 0,
+                "{name}: {different} of {all} numbers differ with {threads} threads on {}: {case:?} {layout:?} {values:?}",
+                isa.name(),
+            );
+        }
+    }
+}
+
+fn layouts(case: &Case) -> [Layout; 3] {
+    let rank = case.shape.len();
+    let last: Vec<usize> = (0..rank).filter(|&axis| axis != case.axis).chain([case.axis]).collect();
+    let dense = Layout::dense(rank);
+    let mut step = vec![1; rank];
+    step[rank - 1] = 2;
+    [dense.clone(), Layout { order: last, lead: 3, ..dense.clone() }, Layout { step, lead: 5, ..dense }]
+}
+
+/// Sizes that one thread takes alone, in every layout.
+#[test]
+fn small() {
+    for case in CASES.iter().filter(|case| case.size() < 20_000) {
+        for layout in layouts(case) {
+            check::<f32>(case, &layout, Values::Mean(100.0));
+            check::<f64>(case, &layout, Values::Normal);
+        }
+    }
+    let case = CASES.iter().find(|case| case.size() > 4096).expect("one of them");
+    for values in [Values::Huge, Values::Subnormal, Values::Constant(0.1)] {
+        check::<f32>(case, &layouts(case)[0], values);
+    }
+}
+
+/// Batch norm's grid.
+fn grid(case: &Case) -> Grid {
+    let (n, c) = (case.shape[0], case.channels());
+    crate::common::grid([n, c, case.size() / n / c], case.axis != 1)
+}
+
+const fn case(shape: &'static [usize], axis: usize, groups: usize) -> Case {
+    Case { shape, axis, groups }
+}
+
+/// Sizes that several threads share, in several chunks, by either schedule; rows, then columns.
+const LARGE: &[Case] = &[
+    case(&[3, 48, 40, 41], 1, 4),
+    case(&[5, 3, 150, 150], 1, 1),
+    case(&[1, 1, 200_003], 1, 1),
+    case(&[600, 32, 3, 4], 1, 4),
+    case(&[9, 256, 8, 8], 1, 32),
+    case(&[9, 3072, 8, 8], 1, 32),
+    case(&[1100, 130], 1, 10),
+    case(&[2, 800, 130], 2, 1),
+];
+
+fn work(case: &Case, element: usize) -> Work {
+    let bytes = case.size() * element;
+    Work { grid: grid(case), parts: 1, samples: 1, read: bytes, written: bytes }
+}
+
+#[test]
+fn large_f32() {
+    LARGE.iter().for_each(|case| check::<f32>(case, &layouts(case)[0], Values::Mean(1000.0)));
+    // Through the staging blocks, and on memory that no instruction likes.
+    check::<f32>(&LARGE[0], &layouts(&LARGE[0])[2], Values::Normal);
+    check::<f32>(&LARGE[3], &layouts(&LARGE[3])[1], Values::Normal);
+}
+
+#[test]
+fn large_f64() {
+    for i in [0, 1, 3, 5] {
+        check::<f64>(&LARGE[i], &layouts(&LARGE[i])[0], Values::Normal);
+    }
+}
+
+/// That these sizes are what they are meant to be: whole and split statistics, several chunks, in both families.
+#[test]
+fn sizes_reach_every_schedule() {
+    let caches = Caches::detect();
+    for columns in [false, true] {
+        let cases = || LARGE.iter().filter(|case| grid(case).columns == columns);
+        for case in cases() {
+            assert_eq!(grid(case).statistics() * grid(case).count(), case.size());
+            assert_eq!(Plan::new(&work(case, 4), 2, &caches).threads, 2, "{case:?} is too small");
+        }
+        assert!(cases().filter(|case| Cut::new(&grid(case)).chunks > 1).count() >= 2, "columns: {columns}");
+        for fused in [false, true] {
+            let reached = cases()
+                .filter(|case| THREADS[1..].iter().any(|&n| is_fused(&Plan::new(&work(case, 4), n, &caches)) == fused));
+            assert!(reached.count() > 0, "columns: {columns}, fused: {fused}");
+        }
+        // The same statistics whole and in parts: the schedules differ, the bits must not.
+        let both = cases().filter(|case| {
+            let fused = |&n: &usize| is_fused(&Plan::new(&work(case, 4), n, &caches));
+            Cut::new(&grid(case)).chunks > 1 && THREADS.iter().any(fused) && !THREADS.iter().all(fused)
+        });
+        assert!(both.count() > 0, "columns: {columns}");
+    }
+}
+
+/// An output so large that it is stored past the caches, where that is still quick to try.
+#[test]
+fn streamed() {
+    let (n, c) = (4, 16);
+    let case = (4 << 10..128 << 10).step_by(4099).find_map(|s| {
+        let case = Case { shape: Vec::leak(vec![n, c, s]), axis: 1, groups: 4 };
+        Plan::new(&work(&case, 4), 2, &Caches::detect()).stream.then_some(case)
+    });
+    let Some(Case { shape, .. }) = case else {
+        eprintln!("caches this large leave no quick way to try: left out");
+        return;
+    };
+    let s = shape[2];
+    let values: Vec<f32> = (0..4096 + 17).map(|i| normal(5, i) as f32).collect();
+    let x: Vec<f32> = values.iter().copied().cycle().take(n * c * s).collect();
+    let input = || normkit::Tensor::dense(&x, shape).expect("fits");
+    let mut first: Option<Vec<f32>> = None;
+    for (threads, isa) in configurations().filter(|&(threads, _)| threads == 2) {
+        let _lock = configure(threads, isa);
+        let mut y = vec![0.0f32; x.len() + 1];
+        // At +4 bytes: what is stored past the caches must be aligned all the same.
+        let mut out = normkit::TensorMut::dense(&mut y[1..], shape).expect("fits");
+        normkit::batch_norm(&input(), 1, None, None, 1e-5, &mut out).expect("valid");
+        let first = first.get_or_insert_with(|| y.clone());
+        assert!(first.iter().zip(&y).all(|(a, b)| a.to_bits() == b.to_bits()), "{}", isa.name());
+    }
+    // And the same as one sample at a time, through the cache.
+    let y = first.expect("there is an instruction set");
+    let of = normkit::moments(&input(), &[0, 2]).expect("valid");
+    let rstd: Vec<f64> = of.m2.iter().map(|m2| normkit::rstd(m2 / of.count as f64, 1e-5)).collect();
+    for i in 0..n {
+        let range = i * c * s..(i + 1) * c * s;
+        let one = normkit::Tensor::dense(&x[range.clone()], &[1, c, s]).expect("fits");
+        let mut small = vec![0.0f32; c * s];
+        let mut out = normkit::TensorMut::dense(&mut small, &[1, c, s]).expect("fits");
+        normkit::batch_norm_inference(&one, 1, &of.mean, &rstd, None, None, &mut out).expect("valid");
+        assert!(small.iter().zip(&y[1..][range]).all(|(a, b)| a.to_bits() == b.to_bits()));
+    }
+}
+
+#[test]
+fn folding() {
+    let shape = [256, 128, 3, 3]; // several tasks
+    let size = shape.iter().product();
+    let w: Vec<f32> = (0..size).map(|i| normal(1, i) as f32).collect();
+    let (mean, var) = (parameters(1, 512), parameters(2, 512).iter().map(|x| x * x).collect::<Vec<_>>());
+    for transposed in [false, true] {
+        let mut first = None;
+        for (threads, isa) in configurations() {
+            let _lock = configure(threads, isa);
+            let c = if transposed { 512 } else { 256 };
+            let norm = BatchNormOf { mean: &mean[..c], var: &var[..c], weight: None, bias: None, eps: 1e-5 };
+            let mut out = vec![0.0f32; size];
+            let conv = ConvOf { groups: 4, transposed };
+            let b = normkit::fold_conv_bn(&w, &shape, None, conv, norm, &mut out).expect("valid");
+            let found = (out.iter().map(|w| w.to_bits()).collect::<Vec<_>>(), bits(&b));
+            assert!(*first.get_or_insert_with(|| found.clone()) == found, "{threads} threads on {}", isa.name());
+        }
+    }
+}

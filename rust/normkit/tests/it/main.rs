@@ -1,0 +1,8 @@
+//! Tests from the outside. One crate, as each would compile all kernels anew.
+
+mod bits;
+mod common;
+mod edges;
+mod gradients;
+mod oracle;
+mod plan;

@@ -1,0 +1,485 @@
+//! Every function against the float64 oracle, over shapes, layouts, types and values.
+
+use crate::common::{
+    Array, CASES, Float, Layout, Norm, Values, config, input_layout, layout, normal, parameters, shape, values,
+};
+use normkit::{BatchNormOf, ConvOf, Moments, Statistics, reference};
+use proptest::prelude::*;
+
+type Check = Result<(), TestCaseError>;
+
+/// Half a unit in the last place of float64, what the saved mean is rounded to.
+const HALF: f64 = f64::EPSILON / 2.0;
+
+fn close(what: &str, i: usize, found: f64, expected: f64, tolerance: f64) -> Check {
+    // Not `>`: NaN must fail.
+    let good = (found - expected).abs() <= tolerance;
+    prop_assert!(good, "{what}[{i}] = {found:e}, expected {expected:e} ± {tolerance:e}");
+    Ok(())
+}
+
+/// The contract: 4 ulp. The mean's are those of the standard deviation (of the mean itself it has any number, as it may
+/// be near 0), and both suffer from the mean being held in float64.
+fn statistics_are_close<E: Float>(found: &Statistics, expected: &reference::Statistics) -> Check {
+    prop_assert_eq!(found.count, expected.count);
+    prop_assert_eq!(found.mean.len(), expected.mean.len());
+    for (i, (&mean, &var)) in expected.mean.iter().zip(&expected.var).enumerate() {
+        let held = 8.0 * HALF * mean.abs();
+        close("mean", i, found.mean[i], mean, 4.0 * E::ULP * var.sqrt() + held + f64::MIN_POSITIVE)?;
+        close("var", i, found.var[i], var, 4.0 * E::ULP * var + held * var.sqrt() + f64::MIN_POSITIVE)?;
+    }
+    Ok(())
+}
+
+/// The contract: |Δy| ≤ 1e-6·max(1, |y|), and as many ulp of float64. (Where weight·x̂ and the bias cancel, y is small
+/// but its error is not: the larger of the three counts.)
+struct OutputBound<'a, E> {
+    shape: &'a [usize],
+    axis: usize,
+    norm: Norm,
+    mean: &'a [f64],
+    rstd: &'a [f64],
+    bias: Option<&'a [f64]>,
+    weight: Option<&'a [f64]>,
+    element: std::marker::PhantomData<E>,
+}
+
+impl<E: Float> OutputBound<'_, E> {
+    fn check(&self, found: &[f64], expected: &[f64]) -> Check {
+        for (i, (&found, &expected)) in found.iter().zip(expected).enumerate() {
+            let c = crate::common::position(i, self.shape, self.axis);
+            let t = self.norm.statistic(i, self.shape, self.axis);
+            let bias = self.bias.map_or(0.0, |bias| bias[c]).abs();
+            let scale = self.weight.map_or(1.0, |weight| weight[c]).abs() * self.rstd[t];
+            let unit = 1e-6 / f64::from(f32::EPSILON) * E::ULP;
+            let held = 8.0 * HALF * self.mean[t].abs() * scale;
+            close("y", i, found, expected, unit * (expected.abs() + 2.0 * bias).max(1.0) + held)?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything about one norm on one input.
+struct Problem<'a, E, G> {
+    norm: Norm,
+    axis: usize,
+    x: &'a Array<E>,
+    dy: &'a Array<G>,
+    weight: Option<&'a [f64]>,
+    bias: Option<&'a [f64]>,
+    eps: f64,
+    out: &'a Layout,
+}
+
+impl<E: Float, G: Float> Problem<'_, E, G> {
+    fn check(&self) -> Check {
+        let Problem { norm, axis, weight, bias, eps, .. } = *self;
+        let shape = &self.x.shape[..];
+        let (x, dy) = (self.x.logical(), self.dy.logical());
+        let (expected, of) = norm.oracle(&x, shape, axis, weight, bias, eps);
+        let mut y = Array::<E>::output(shape, self.out);
+        let result = norm.forward(&self.x.tensor(), axis, weight, bias, eps, &mut y.tensor_mut());
+        if of.count == 1 && matches!(norm, Norm::Batch) {
+            prop_assert_eq!(result.map_err(|error| error.argument), Err("x"));
+            prop_assert!(y.is_untouched());
+            return Ok(());
+        }
+        let found = result?;
+        statistics_are_close::<E>(&found, &of)?;
+        let bound = OutputBound::<E> {
+            shape,
+            axis,
+            norm,
+            mean: &of.mean,
+            rstd: &of.rstd,
+            bias,
+            weight,
+            element: std::marker::PhantomData,
+        };
+        bound.check(&y.logical(), &expected)?;
+        y.assert_gaps_untouched();
+
+        // The kernels get their own statistics, the oracle gets its own.
+        let expected = norm.oracle_backward(&dy, &x, shape, axis, &of, weight);
+        let mut dx = Array::<E>::output(shape, self.out);
+        let (dy_in, x_in) = (self.dy.tensor(), self.x.tensor());
+        let gradients = norm.backward(&dy_in, &x_in, axis, &found.mean, &found.rstd, weight, &mut dx.tensor_mut())?;
+        self.gradients_are_close(&of, (&dx.logical(), &gradients.weight, &gradients.bias), &expected, false)?;
+        dx.assert_gaps_untouched();
+
+        if matches!(norm, Norm::Batch) {
+            let mut dx = Array::<E>::output(shape, self.out);
+            let out = &mut dx.tensor_mut();
+            let gradients = normkit::batch_norm_backward(&dy_in, &x_in, axis, &of.mean, &of.rstd, weight, true, out)?;
+            let expected = reference::batch_norm_backward(&dy, &x, shape, axis, &of.mean, &of.rstd, weight, true);
+            self.gradients_are_close(&of, (&dx.logical(), &gradients.weight, &gradients.bias), &expected, true)?;
+
+            // Statistics of something else: all means off by a standard deviation.
+            let mean: Vec<f64> = of.mean.iter().zip(&of.var).map(|(mean, var)| mean + var.sqrt()).collect();
+            let rstd: Vec<f64> = of.rstd.iter().map(|rstd| rstd * 0.75).collect();
+            let mut y = Array::<E>::output(shape, self.out);
+            normkit::batch_norm_inference(&x_in, axis, &mean, &rstd, weight, bias, &mut y.tensor_mut())?;
+            let expected = reference::batch_norm_inference(&x, shape, axis, &mean, &rstd, weight, bias);
+            bound.check(&y.logical(), &expected)?;
+            y.assert_gaps_untouched();
+        }
+        Ok(())
+    }
+
+    /// Bounds proportional to the sums of absolute values of the terms. A term goes through at most 16 + 8 + 5 additions
+    /// in its own type (two levels of accumulators, the tree), each off by half an ulp, before float64 takes over: 16
+    /// ulp, where all roundings go one way (a broadcast dy). With g = weight·dy, and x̂ off by 4 ulp because the
+    /// statistics may be:
+    ///   dx      16 ulp · rstd·(|g| + (1 + |x̂|)·(mean|g| + mean|g·x̂|))
+    ///   dweight 16 ulp · Σ |dy|·(1 + |x̂|)
+    ///   dbias   16 ulp · Σ |dy|
+    /// and what the mean loses in float64, |mean|·rstd of its ulp. Where float64 x is constant its block is summed again,
+    /// one by one: up to half an ulp for each of 4096 additions.
+    fn gradients_are_close(
+        &self,
+        of: &reference::Statistics,
+        (dx, dweight, dbias): (&[f64], &[f64], &[f64]),
+        expected: &reference::Gradients,
+        frozen: bool,
+    ) -> Check {
+        let shape = &self.x.shape[..];
+        let (x, dy) = (self.x.logical(), self.dy.logical());
+        let statistic: Vec<usize> = (0..x.len()).map(|i| self.norm.statistic(i, shape, self.axis)).collect();
+        let channel: Vec<usize> = (0..x.len()).map(|i| crate::common::position(i, shape, self.axis)).collect();
+        let one_by_one = |t: usize| E::ULP == f64::EPSILON && of.var[t] == 0.0;
+        let additions = |t: usize| 16.0 + if one_by_one(t) { of.count.min(4096) as f64 / 2.0 } else { 0.0 };
+        let unit = |t: usize| additions(t) * (E::ULP + f64::EPSILON * of.mean[t].abs() * of.rstd[t]);
+        let hat = |i: usize| ((x[i] - of.mean[statistic[i]]) * of.rstd[statistic[i]]).abs();
+        let g = |i: usize| self.weight.map_or(1.0, |weight| weight[channel[i]]).abs() * dy[i].abs();
+        let mut of_statistic = vec![0.0; of.mean.len()];
+        let (mut of_weight, mut of_bias) = (vec![0.0; shape[self.axis]], vec![0.0; shape[self.axis]]);
+        for i in 0..x.len() {
+            of_statistic[statistic[i]] += g(i) * (1.0 + hat(i)) / of.count as f64;
+            of_weight[channel[i]] += unit(statistic[i]) * dy[i].abs() * (1.0 + hat(i));
+            of_bias[channel[i]] += additions(statistic[i]) * E::ULP * dy[i].abs();
+        }
+        for i in 0..x.len() {
+            let t = statistic[i];
+            let shared = if frozen { 0.0 } else { (1.0 + hat(i)) * of_statistic[t] };
+            close("dx", i, dx[i], expected.dx[i], unit(t) * of.rstd[t] * (g(i) + shared) + E::SMALLEST * E::ULP)?;
+        }
+        for c in 0..shape[self.axis] {
+            close("dweight", c, dweight[c], expected.weight[c], of_weight[c])?;
+            close("dbias", c, dbias[c], expected.bias[c], of_bias[c])?;
+        }
+        Ok(())
+    }
+}
+
+/// An example of a property test.
+#[derive(Clone, Debug)]
+struct Example {
+    shape: Vec<usize>,
+    axis: usize,
+    groups: usize,
+    layouts: [Layout; 3],
+    values: Values,
+    affine: (bool, bool),
+    eps: f64,
+    seed: u64,
+}
+
+fn example() -> impl Strategy<Value = Example> {
+    let layouts = |rank| (input_layout(rank), input_layout(rank), layout(rank)).prop_map(|(x, dy, out)| [x, dy, out]);
+    (shape(), values(), any::<(bool, bool)>(), prop::sample::select(vec![1e-5, 1e-5, 1e-3, 0.0]), any::<u64>())
+        .prop_flat_map(move |((shape, axis), values, affine, eps, seed)| {
+            let c = shape[axis];
+            let groups = (1..=c).filter(|groups| c.is_multiple_of(*groups)).collect::<Vec<_>>();
+            // Of subnormals 1/σ is infinite in their own type: they need an eps.
+            let eps = if values == Values::Subnormal { 1e-5 } else { eps };
+            (layouts(shape.len()), prop::sample::select(groups)).prop_map(move |(layouts, groups)| Example {
+                shape: shape.clone(),
+                axis,
+                groups,
+                layouts,
+                values,
+                affine,
+                eps,
+                seed,
+            })
+        })
+}
+
+impl Example {
+    fn check<E: Float, G: Float>(&self, norm: Norm) -> Check {
+        let Example { axis, seed, values, .. } = *self;
+        let [layout, dy_layout, out] = &self.layouts;
+        let x = Array::<E>::new(&self.shape, layout, |i| values.at::<E>(seed, i));
+        let dy = Array::<G>::new(&self.shape, dy_layout, |i| normal(!seed, i) + 0.1);
+        let c = self.shape[axis];
+        let (weight, bias) = (parameters(seed ^ 1, c), parameters(seed ^ 2, c));
+        let (weight, bias) = (self.affine.0.then_some(&weight[..]), self.affine.1.then_some(&bias[..]));
+        Problem { norm, axis, x: &x, dy: &dy, weight, bias, eps: self.eps, out }.check()
+    }
+}
+
+proptest! {
+    #![proptest_config(config(150))]
+
+    #[test]
+    fn batch_norm_f32(example in example()) {
+        example.check::<f32, f32>(Norm::Batch)?;
+    }
+
+    #[test]
+    fn group_norm_f32(example in example()) {
+        example.check::<f32, f32>(Norm::Group(example.groups))?;
+    }
+}
+
+proptest! {
+    #![proptest_config(config(60))]
+
+    #[test]
+    fn batch_norm_f64(example in example()) {
+        example.check::<f64, f64>(Norm::Batch)?;
+    }
+
+    #[test]
+    fn group_norm_f64(example in example()) {
+        example.check::<f64, f64>(Norm::Group(example.groups))?;
+    }
+
+    #[test]
+    fn gradients_of_another_type(example in example(), wider: bool, group: bool) {
+        let norm = if group { Norm::Group(example.groups) } else { Norm::Batch };
+        if wider { example.check::<f32, f64>(norm)? } else { example.check::<f64, f32>(norm)? }
+    }
+}
+
+/// Strides of the table's shapes as they are, and channels-last.
+fn check_table<E: Float>() {
+    for case in CASES {
+        let rank = case.shape.len();
+        let last: Vec<usize> = (0..rank).filter(|&axis| axis != case.axis).chain([case.axis]).collect();
+        for order in [(0..rank).collect(), last] {
+            let layout = Layout { order, ..Layout::dense(rank) };
+            let x = Array::<E>::new(case.shape, &layout, |i| Values::Mean(100.0).at::<E>(7, i));
+            let dy = Array::<E>::new(case.shape, &layout, |i| normal(8, i));
+            let (weight, bias) = (parameters(1, case.channels()), parameters(2, case.channels()));
+            let (weight, bias) = (Some(&weight[..]), Some(&bias[..]));
+            let problem =
+                Problem { norm: Norm::Batch, axis: case.axis, x: &x, dy: &dy, weight, bias, eps: 1e-5, out: &layout };
+            problem.check().unwrap_or_else(|error| panic!("{case:?} {layout:?}: {error}"));
+            let problem = Problem { norm: Norm::Group(case.groups), ..problem };
+            problem.check().unwrap_or_else(|error| panic!("{case:?} {layout:?}: {error}"));
+        }
+    }
+}
+
+#[test]
+fn table_f32() {
+    check_table::<f32>();
+}
+
+#[test]
+fn table_f64() {
+    check_table::<f64>();
+}
+
+/// Shape, which axes are reduced, layout.
+fn reduction() -> impl Strategy<Value = (Vec<usize>, Vec<bool>, Layout)> {
+    let size = prop_oneof![4 => 1usize..8, 1 => prop::sample::select(vec![16usize, 17, 64, 255, 256, 257])];
+    prop::collection::vec(size, 0..5)
+        .prop_filter("too large", |shape| shape.iter().product::<usize>() < 50_000)
+        .prop_flat_map(|shape| {
+            let rank = shape.len();
+            (Just(shape), prop::collection::vec(any::<bool>(), rank), input_layout(rank))
+        })
+}
+
+fn check_moments<E: Float>(shape: &[usize], reduced: &[bool], layout: &Layout, values: Values, seed: u64) -> Check {
+    let axes: Vec<usize> = (0..shape.len()).filter(|&axis| reduced[axis]).collect();
+    let x = Array::<E>::new(shape, layout, |i| values.at::<E>(seed, i));
+    let found = normkit::moments(&x.tensor(), &axes)?;
+    let expected = reference::moments(&x.logical(), shape, &axes);
+    let var = found.m2.iter().map(|m2| m2 / found.count as f64).collect();
+    let found = Statistics { count: found.count, mean: found.mean, var, rstd: Vec::new() };
+    statistics_are_close::<E>(&found, &expected)
+}
+
+proptest! {
+    #![proptest_config(config(200))]
+
+    #[test]
+    fn moments_f32((shape, reduced, layout) in reduction(), values in values(), seed: u64) {
+        check_moments::<f32>(&shape, &reduced, &layout, values, seed)?;
+    }
+
+    #[test]
+    fn moments_f64((shape, reduced, layout) in reduction(), values in values(), seed: u64) {
+        check_moments::<f64>(&shape, &reduced, &layout, values, seed)?;
+    }
+
+    /// Of two parts merged as of the whole, in either order, with an empty part too.
+    #[test]
+    fn moments_merge(n in 0usize..40, cut in 0.0..1.0f64, mean in -1e6..1e6f64, seed: u64) {
+        let x: Vec<f64> = (0..n).map(|i| mean + normal(seed, i)).collect();
+        let of = |x: &[f64]| {
+            let m = reference::moments(x, &[x.len()], &[0]);
+            Moments { count: x.len() as f64, mean: m.mean[0], m2: m.var[0] * x.len() as f64 }
+        };
+        let (a, b) = x.split_at((cut * n as f64) as usize);
+        let whole = of(&x);
+        for merged in [of(a).merge(of(b)), of(b).merge(of(a))] {
+            prop_assert_eq!(merged.count, n as f64);
+            close("mean", 0, merged.mean, whole.mean, 4.0 * f64::EPSILON * (1.0 + whole.mean.abs()))?;
+            // Each mean is off by half an ulp of it, and the difference of means counts in m2.
+            let held = f64::EPSILON * whole.mean.abs() * 4.0 * n as f64;
+            close("m2", 0, merged.m2, whole.m2, 16.0 * f64::EPSILON * whole.m2 + held)?;
+        }
+    }
+}
+
+#[test]
+fn variance_with_ddof() {
+    let moments = Moments { count: 3.0, mean: 5.0, m2: 8.0 };
+    assert_eq!((moments.var(0.0), moments.var(1.0)), (8.0 / 3.0, 4.0));
+    assert!(moments.var(3.0).is_nan() && Moments::default().var(0.0).is_nan());
+}
+
+#[test]
+fn running_statistics() {
+    let of = Statistics { count: 4, mean: vec![2.0, -4.0], var: vec![3.0, 0.0], rstd: vec![] };
+    for (momentum, ddof) in [(0.1, 1.0), (0.0, 0.0), (1.0, 0.0), (0.25, 1.0)] {
+        let (mut mean, mut var) = ([1.0, 8.0], [1.0, 0.5]);
+        normkit::update_running(&of, momentum, ddof, &mut mean, &mut var);
+        for c in 0..2 {
+            let unbiased = of.var[c] * 4.0 / (4.0 - ddof);
+            let expected = [1.0, 8.0][c] * (1.0 - momentum) + momentum * of.mean[c];
+            assert!((mean[c] - expected).abs() < 1e-15 && mean[c].is_finite());
+            assert!((var[c] - ([1.0, 0.5][c] * (1.0 - momentum) + momentum * unbiased)).abs() < 1e-15);
+        }
+    }
+    // One value has no unbiased variance, no value no mean: nothing changes.
+    for count in [0, 1] {
+        let (mut mean, mut var) = ([1.0, 8.0], [1.0, 0.5]);
+        normkit::update_running(&Statistics { count, ..of.clone() }, 0.1, 1.0, &mut mean, &mut var);
+        assert_eq!((mean, var), ([1.0, 8.0], [1.0, 0.5]));
+    }
+}
+
+/// Groups, channels of a group (in, out), kernel, options.
+fn convolution() -> impl Strategy<Value = (usize, usize, usize, Vec<usize>, bool)> {
+    (1usize..5, 1usize..6, 1usize..6, prop::collection::vec(1usize..4, 0..4), any::<bool>())
+}
+
+fn check_fold<E: Float>(
+    (groups, inputs, outputs, kernel, transposed): (usize, usize, usize, Vec<usize>, bool),
+    given: [bool; 3],
+    seed: u64,
+) -> Check {
+    let shape = match transposed {
+        true => [&[groups * inputs, outputs], &kernel[..]].concat(),
+        false => [&[groups * outputs, inputs], &kernel[..]].concat(),
+    };
+    let channels = groups * outputs;
+    let layout = Layout::dense(shape.len());
+    let w = Array::<E>::new(&shape, &layout, |i| normal(seed, i));
+    let vectors: Vec<Vec<f64>> = (1..5).map(|k| parameters(seed ^ k, channels)).collect();
+    let optional = |k: usize| given[k].then_some(&vectors[k][..]);
+    let var: Vec<f64> = parameters(seed, channels).iter().map(|x| x * x).collect();
+    let mean = &vectors[3];
+    let norm = BatchNormOf { mean, var: &var, weight: optional(0), bias: optional(1), eps: 1e-3 };
+    let mut folded = vec![E::from_f64(0.0); w.data.len()];
+    let size = shape.iter().product();
+    let conv = ConvOf { groups, transposed };
+    let bias = normkit::fold_conv_bn(&w.data[..size], &shape, optional(2), conv, norm, &mut folded[..size])?;
+    let (expected, expected_bias) = reference::fold_conv_bn(
+        &w.logical(),
+        &shape,
+        optional(2),
+        groups,
+        transposed,
+        mean,
+        &var,
+        optional(0),
+        optional(1),
+        1e-3,
+    );
+    // One rounding to the element type after a few in float64.
+    for i in 0..size {
+        let tolerance = expected[i].abs() * (E::ULP / 2.0 + 4.0 * f64::EPSILON);
+        close("w", i, folded[i].to_f64(), expected[i], tolerance)?;
+    }
+    for c in 0..channels {
+        close("b", c, bias[c], expected_bias[c], 16.0 * f64::EPSILON * (2.0 + expected_bias[c].abs()) * 40.0)?;
+    }
+
+    // And the folded convolution does what both do, one after the other.
+    let input: Vec<f64> = (0..groups * inputs).map(|i| normal(seed ^ 9, i)).collect();
+    let at = |w: &[f64], b: Option<&[f64]>| at_one_place(w, &shape, b, &input, groups, transposed);
+    let plain = at(&w.logical(), optional(2));
+    let rstd: Vec<f64> = var.iter().map(|&var| normkit::rstd(var, 1e-3)).collect();
+    let both = |o: usize| {
+        let place = [1, channels];
+        let y = &plain[o * channels..][..channels];
+        reference::batch_norm_inference(y, &place, 1, mean, &rstd, optional(0), optional(1))
+    };
+    let folded: Vec<f64> = folded[..size].iter().map(|w| w.to_f64()).collect();
+    let once = at(&folded, Some(&bias));
+    for o in 0..once.len() / channels.max(1) {
+        for (c, &both) in both(o).iter().enumerate() {
+            close("y", c, once[o * channels + c], both, 100.0 * 8.0 * E::ULP * (1.0 + both.abs()))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a convolution gives for one input position and each position of its kernel, of each output channel.
+fn at_one_place(
+    w: &[f64],
+    shape: &[usize],
+    bias: Option<&[f64]>,
+    input: &[f64],
+    groups: usize,
+    transposed: bool,
+) -> Vec<f64> {
+    let kernel: usize = shape[2..].iter().product();
+    let (ins, outs) = match transposed {
+        true => (shape[0] / groups, shape[1]),
+        false => (shape[1], shape[0] / groups),
+    };
+    let mut y = Vec::new();
+    for k in 0..kernel {
+        for o in 0..groups * outs {
+            let group = o / outs;
+            let term = |i: usize| {
+                let at = match transposed {
+                    true => ((group * ins + i) * outs + o % outs) * kernel + k,
+                    false => (o * ins + i) * kernel + k,
+                };
+                input[group * ins + i] * w[at]
+            };
+            y.push((0..ins).map(term).sum::<f64>() + bias.map_or(0.0, |bias| bias[o]));
+        }
+    }
+    y
+}
+
+proptest! {
+    #![proptest_config(config(200))]
+
+    #[test]
+    fn fold_f32(conv in convolution(), given: [bool; 3], seed: u64) {
+        check_fold::<f32>(conv, given, seed)?;
+    }
+
+    #[test]
+    fn fold_f64(conv in convolution(), given: [bool; 3], seed: u64) {
+        check_fold::<f64>(conv, given, seed)?;
+    }
+}
+
+#[test]
+fn fold_large() {
+    // Several tasks.
+    check_fold::<f32>((1, 128, 128, vec![3, 3], false), [true; 3], 1).expect("folds");
+    check_fold::<f32>((4, 32, 64, vec![5, 5], true), [true; 3], 2).expect("folds");
+    check_fold::<f32>((512, 1, 1, vec![9, 9, 9], false), [true; 3], 3).expect("folds");
+}

@@ -1,0 +1,198 @@
+//! How the work is cut: every element is taken exactly once, whatever the sizes and the number of threads; plans are
+//! pure, and sane on the shapes of real networks.
+
+use crate::common::{Array, Float, Layout, config, configure, grid, is_fused, layout, shape, uniform, widest};
+use normkit::plan::{Cut, Plan, Work};
+use normkit::{Caches, Tensor, TensorMut};
+use proptest::prelude::*;
+
+/// Whole numbers, so small that every sum of them is exact in every order.
+fn whole(seed: u64, i: usize) -> f64 {
+    (uniform(seed, i) * 8.0).floor()
+}
+
+/// Sums of whole numbers are exact, so an element that a reduction leaves out or takes twice shows (unless it is 0);
+/// and in place, one that is written twice is 2.
+fn check_every_element_once<E: Float>(
+    shape: &[usize],
+    axis: usize,
+    layout: &Layout,
+    threads: usize,
+    seed: u64,
+) -> Result<(), TestCaseError> {
+    let c = shape[axis];
+    let x = Array::<E>::new(shape, layout, |i| whole(seed, i));
+    let dy = Array::<E>::new(shape, layout, |i| 1.0 + whole(!seed, i));
+    let (mut sums, mut dots) = (vec![0.0; c], vec![0.0; c]);
+    for (i, (x, dy)) in x.logical().iter().zip(dy.logical()).enumerate() {
+        let channel = crate::common::position(i, shape, axis);
+        sums[channel] += dy;
+        dots[channel] += x * dy;
+    }
+    let _lock = configure(threads, widest());
+    let (zeros, ones) = (vec![0.0; c], vec![1.0; c]);
+    let mut dx = Array::<E>::output(shape, layout);
+    let out = &mut dx.tensor_mut();
+    let found = normkit::batch_norm_backward(&dy.tensor(), &x.tensor(), axis, &zeros, &ones, None, true, out)?;
+    prop_assert_eq!(&found.bias, &sums);
+    prop_assert_eq!(&found.weight, &dots);
+    prop_assert_eq!(dx.logical(), dy.logical());
+    let samples = shape[crate::common::samples(axis)];
+    let (mean, rstd) = (vec![0.0; samples], vec![1.0; samples]);
+    let out = &mut dx.tensor_mut();
+    let found = normkit::group_norm_backward(&dy.tensor(), &x.tensor(), axis, 1, &mean, &rstd, None, out)?;
+    prop_assert_eq!(&found.bias, &sums);
+    prop_assert_eq!(&found.weight, &dots);
+    let mut y = Array::<E>::new(shape, layout, |_| 0.0);
+    let (x, mut out) = y.in_place();
+    normkit::batch_norm_inference(&x, axis, &zeros, &ones, None, Some(&ones), &mut out)?;
+    prop_assert!(y.elements().iter().all(|x| x.to_f64() == 1.0));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(config(100))]
+
+    #[test]
+    fn every_element_once(
+        ((shape, axis), layout) in shape().prop_flat_map(|s| { let rank = s.0.len(); (Just(s), layout(rank)) }),
+        threads in 1usize..8,
+        seed: u64,
+    ) {
+        check_every_element_once::<f32>(&shape, axis, &layout, threads, seed)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(config(12))]
+
+    /// Any sizes that several threads share.
+    #[test]
+    fn every_element_once_in_parallel(
+        c in prop_oneof![1usize..5, 1usize..200],
+        s in prop_oneof![1usize..300, 1usize..5000],
+        size in 140_000usize..260_000,
+        last: bool,
+        threads in 2usize..8,
+        seed: u64,
+    ) {
+        let n = size.div_ceil(c * s);
+        let layout = Layout { order: if last { vec![0, 2, 1] } else { vec![0, 1, 2] }, ..Layout::dense(3) };
+        check_every_element_once::<f32>(&[n, c, s], 1, &layout, threads, seed)?;
+    }
+
+    #[test]
+    fn one_long_row(s in 131_072usize..400_000, c in 1usize..4, threads in 1usize..8, seed: u64) {
+        check_every_element_once::<f32>(&[1, c, s.div_ceil(c)], 1, &Layout::dense(3), threads, seed)?;
+    }
+}
+
+fn work(dims: [usize; 3], last: bool) -> Work {
+    let bytes = dims.iter().product::<usize>() * 4;
+    Work { grid: grid(dims, last), parts: 1, samples: 1, read: bytes, written: bytes }
+}
+
+const CACHES: Caches = Caches { l1: 32 << 10, l2: 1 << 20, l3: 32 << 20 };
+
+/// (N, C, S) of KERNELS.md: ResNet-50, DenseNet-121, small and odd.
+const SHAPES: &[[usize; 3]] = &[
+    [32, 64, 112 * 112],
+    [32, 256, 56 * 56],
+    [32, 64, 56 * 56],
+    [32, 512, 28 * 28],
+    [32, 128, 28 * 28],
+    [32, 1024, 14 * 14],
+    [32, 256, 14 * 14],
+    [32, 2048, 7 * 7],
+    [32, 512, 7 * 7],
+    [64, 64, 112 * 112],
+    [64, 96, 57 * 57],
+    [64, 128, 29 * 29],
+    [64, 1024, 15 * 15],
+    [64, 512, 8 * 8],
+    [2, 251, 28 * 28],
+    [8, 322, 16 * 16],
+    [12, 4, 8 * 8],
+    [1, 24, 14 * 14],
+    [256, 128, 1],
+    [32, 512, 1],
+];
+
+#[test]
+fn plans_are_pure_and_sane() {
+    for &dims in SHAPES {
+        for last in [false, true] {
+            let work = work(dims, last);
+            for threads in [1, 2, 3, 8, 64] {
+                let plan = Plan::new(&work, threads, &CACHES);
+                assert_eq!(plan, Plan::new(&work, threads, &CACHES));
+                assert!(plan.threads == threads || plan.threads == 1, "{dims:?} {plan:?}");
+                assert_eq!(plan.threads == 1, threads == 1 || work.read < 512 << 10, "{dims:?} {plan:?}");
+                assert!(!plan.stream || work.written >= CACHES.l3 / 2, "the next reader wants it: {dims:?} {plan:?}");
+                if let normkit::plan::Schedule::Fused { statistics } = plan.schedule {
+                    assert!((1..=dims[1]).contains(&statistics), "{dims:?} {plan:?}");
+                    // No thread without work.
+                    assert!(dims[1].div_ceil(statistics) >= plan.threads, "{dims:?} {plan:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Partial results: O(C) in number. How sums are cut depends on the grid alone, which is all that `Cut::new` is given.
+#[test]
+fn cuts_are_pure_and_small() {
+    for &dims in SHAPES {
+        for last in [false, true] {
+            let grid = grid(dims, last);
+            let cut = Cut::new(&grid);
+            assert_eq!(cut, Cut::new(&grid));
+            assert!((1..=2 * 64).contains(&cut.chunks), "{dims:?}: {cut:?}");
+        }
+    }
+    // No more than rows and segments ask for, at sizes far from any that is tried.
+    for grid in [grid([1 << 20, 3, 1000], false), grid([1 << 24, 3, 1], true), grid([1, 1, 1 << 34], false)] {
+        assert!((16..=2 * 64).contains(&Cut::new(&grid).chunks), "{grid:?}: {:?}", Cut::new(&grid));
+    }
+}
+
+/// Three channels must not leave the other threads without work: a statistic is split into chunks.
+#[test]
+fn few_channels_use_every_thread() {
+    for c in [1, 3] {
+        for threads in [2, 3, 8] {
+            for (dims, last) in [
+                ([32, c, 112 * 112], false),
+                ([1, c, 1 << 20], false),
+                ([4096, c, 300], false),
+                ([40_000, c, 49], false),
+                ([32, c, 112 * 112], true),
+            ] {
+                let work = work(dims, last);
+                let plan = Plan::new(&work, threads, &CACHES);
+                assert!(plan.threads == threads && !is_fused(&plan), "{dims:?} {plan:?}");
+                let kept = if last { 1 } else { c };
+                let tasks = Cut::new(&work.grid).chunks * if work.grid.columns { 1 } else { kept };
+                // Chunks below 64 Ki elements are not worth it.
+                let needed = threads.min(dims.iter().product::<usize>() >> 16);
+                assert!(tasks >= needed, "{dims:?}: {tasks} tasks for {threads} threads");
+            }
+        }
+    }
+}
+
+/// Every thread that is asked for does run: seen from the outside, by the threads of the process.
+#[cfg(target_os = "linux")]
+#[test]
+fn threads_exist() {
+    let _lock = configure(3, widest());
+    let x = vec![1.0f32; 1 << 20];
+    let mut y = vec![0.0f32; 1 << 20];
+    let shape = [1, 1, 1 << 20];
+    let x = Tensor::dense(&x, &shape).expect("fits");
+    normkit::batch_norm(&x, 1, None, None, 1e-5, &mut TensorMut::dense(&mut y, &shape).expect("fits")).expect("valid");
+    let names = std::fs::read_dir("/proc/self/task").expect("Linux has it").filter_map(|task| {
+        std::fs::read_to_string(task.ok()?.path().join("comm")).ok() // a thread may end meanwhile
+    });
+    assert!(names.filter(|name| name.starts_with("normkit-")).count() >= 2);
+}
