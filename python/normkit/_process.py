@@ -18,7 +18,7 @@ def num_threads(n: int) -> Iterator[None]:
 
     Raises:
         TypeError: `n` is not an integer.
-        ValueError: `n` is less than 1.
+        ValueError: `n` is less than 1 or more than 1024.
 
     Example:
         >>> import normkit as nk

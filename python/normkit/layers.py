@@ -191,7 +191,9 @@ class Layer(ABC):
                 problems.append(f"`{name}` must have shape {target.shape}, found shape {value.shape}")
             elif not np.can_cast(value.dtype, np.float64, "same_kind"):
                 problems.append(f"`{name}` must hold numbers, found dtype {value.dtype}")
-            elif target.dtype.kind == "i" and not (np.all(value >= 0) and np.all(value == np.floor(value))):
+            elif target.dtype.kind == "i" and not (
+                np.all((value >= 0) & (value < 2**63)) and np.all(value == np.floor(value))
+            ):
                 problems.append(f"`{name}` must be an integer >= 0, found {value}")
             else:
                 converted[name] = value.astype(target.dtype)

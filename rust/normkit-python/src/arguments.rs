@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use normkit::{Error, Result as CoreResult};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
@@ -53,7 +53,16 @@ impl<'py> Arg<'py> {
 
     pub(crate) fn float(&self, function: &str, name: &str, default: f64) -> PyResult<f64> {
         let Some(object) = &self.0 else { return Ok(default) };
-        object.extract().map_err(|_| type_error(function, name, "be a number", describe(object)))
+        if object.is_instance_of::<PyBool>() {
+            return Err(type_error(function, name, "be a number", describe(object)));
+        }
+        object.extract().map_err(|error: PyErr| {
+            if error.is_instance_of::<PyOverflowError>(object.py()) {
+                value_error(function, name, "be a float64", "a larger number")
+            } else {
+                type_error(function, name, "be a number", describe(object))
+            }
+        })
     }
 
     pub(crate) fn integer(&self, function: &str, name: &str, default: i64) -> PyResult<i64> {
@@ -89,6 +98,9 @@ pub(crate) fn integer(function: &str, name: &str, object: &Bound<'_, PyAny>) -> 
 
 pub(crate) fn axis(function: &str, axis: i64, ndim: usize) -> PyResult<usize> {
     let n = ndim as i64;
+    if n == 0 {
+        return Err(value_error(function, "x", "have at least one axis", "shape ()"));
+    }
     if (-n..n).contains(&axis) {
         return Ok(axis.rem_euclid(n) as usize);
     }
@@ -118,5 +130,8 @@ pub(crate) fn compute<T: Send>(
 }
 
 fn core_error(function: &str, error: &Error) -> PyErr {
+    if error.is_memory() {
+        return PyMemoryError::new_err(format!("{function}: {error}"));
+    }
     PyValueError::new_err(format!("{function}: {error}"))
 }

@@ -3,12 +3,12 @@
 use std::alloc::{Layout, alloc, dealloc};
 
 use normkit::layout::strides_like;
-use normkit::{Element, Tensor, TensorMut, overlaps_itself, shape_text};
+use normkit::{Element, Tensor, TensorMut, overlaps_in_units, shape_text};
 use numpy::npyffi::{NPY_ARRAY_WRITEABLE, NpyTypes, PY_ARRAY_API, flags, get_type_object};
 use numpy::{PyArray1, PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods, dtype};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
-use pyo3::types::IntoPyDict;
+use pyo3::types::{IntoPyDict, PyDict};
 
 use crate::arguments::{Arg, describe, type_error, value_error};
 
@@ -63,24 +63,45 @@ pub(crate) use with_element;
 /// An aligned array in native byte order of a dtype that we compute on.
 pub(crate) struct Array<'py> {
     pub(crate) object: Bound<'py, PyUntypedArray>,
+    /// What the caller gave: the same, unless that had to be copied.
+    pub(crate) given: Bound<'py, PyUntypedArray>,
     pub(crate) dtype: Dtype,
     data: *mut u8,
     /// In elements.
     strides: Vec<isize>,
 }
 
-fn is_masked(array: &Bound<'_, PyUntypedArray>) -> bool {
-    array.get_type().name().is_ok_and(|name| name == "MaskedArray")
-}
-
 fn as_array<'py>(function: &str, name: &str, object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
     let array = object
         .cast::<PyUntypedArray>()
         .map_err(|_| type_error(function, name, "be a NumPy array", describe(object)))?;
-    if is_masked(array) {
-        return Err(type_error(function, name, "be a plain array, as its mask would be ignored", "MaskedArray"));
+    // Only a subclass can be masked; most arrays are none.
+    if !array.is_exact_instance_of::<PyUntypedArray>() {
+        let masked = array.py().import("numpy.ma")?.getattr("MaskedArray")?;
+        if array.is_instance(&masked)? {
+            return Err(type_error(function, name, "be a plain array, as its mask would be ignored", "MaskedArray"));
+        }
     }
     Ok(array.clone())
+}
+
+/// A plain copy in this dtype and memory order (as `numpy.array` takes it), whatever methods a subclass may have.
+/// Overflow in the conversion gives infinity, silently.
+fn copy<'py>(
+    array: &Bound<'py, PyAny>,
+    descr: &Bound<'py, PyArrayDescr>,
+    order: &str,
+) -> PyResult<Bound<'py, PyUntypedArray>> {
+    let numpy = array.py().import("numpy")?;
+    let options = PyDict::new(array.py());
+    options.set_item("dtype", descr)?;
+    options.set_item("order", order)?;
+    options.set_item("subok", false)?;
+    let silence = numpy.call_method("errstate", (), Some(&[("all", "ignore")].into_py_dict(array.py())?))?;
+    silence.call_method0("__enter__")?;
+    let copy = numpy.call_method("array", (array,), Some(&options));
+    silence.call_method1("__exit__", (array.py().None(), array.py().None(), array.py().None()))?;
+    Ok(copy?.cast_into()?)
 }
 
 fn dtype_text(array: &Bound<'_, PyUntypedArray>) -> String {
@@ -110,7 +131,7 @@ impl<'py> Array<'py> {
         let size = dtype.size() as isize;
         // The stride of an axis of one element may be anything.
         let strides = object.strides().iter().zip(object.shape()).map(|(s, &n)| if n <= 1 { 0 } else { s / size });
-        Array { dtype, data: data(&object), strides: strides.collect(), object }
+        Array { dtype, data: data(&object), strides: strides.collect(), given: object.clone(), object }
     }
 
     /// A float array to read; a misaligned or byte-swapped one is copied.
@@ -127,9 +148,8 @@ impl<'py> Array<'py> {
         if is_plain(&array) {
             return Ok(Array::new(array, dtype));
         }
-        let options = [("order", "K")].into_py_dict(array.py())?;
-        let copy = array.call_method("astype", (dtype.descr(array.py()),), Some(&options))?;
-        Ok(Array::new(copy.cast_into()?, dtype))
+        let copy = copy(&array, &dtype.descr(array.py()), "K")?;
+        Ok(Array { given: array, ..Array::new(copy, dtype) })
     }
 
     /// A new array of x's dtype, shape and memory order.
@@ -163,13 +183,13 @@ impl<'py> Array<'py> {
             return Err(value_error(function, "out", "be writeable", "a read-only array"));
         }
         let strides = array.strides();
-        if overlaps_itself(array.shape(), strides) {
+        if overlaps_in_units(array.shape(), strides, x.dtype.size()) {
             return Err(value_error(function, "out", "hold each element once", "strides that overlap"));
         }
-        let same = |other: &Array<'py>| data(&array) == data(&other.object) && strides == other.object.strides();
+        let same = |other: &Array<'py>| data(&array) == data(&other.given) && strides == other.given.strides();
         if let Some((name, other)) = may_be
             && !same(other)
-            && overlaps(&array, &other.object)?
+            && overlaps(&array, &other.given)?
         {
             let expected = format!("be {name} itself or not overlap it");
             return Err(value_error(function, "out", expected, "a partial overlap"));
@@ -190,8 +210,8 @@ impl<'py> Array<'py> {
         if self.object.is_c_contiguous() {
             return Ok(self);
         }
-        let copy = self.object.call_method1("copy", ("C",))?;
-        Ok(Array::new(copy.cast_into()?, self.dtype))
+        let copy = copy(&self.object, &self.dtype.descr(self.object.py()), "C")?;
+        Ok(Array::new(copy, self.dtype))
     }
 
     /// All elements in order.
@@ -419,7 +439,7 @@ impl Parameter {
             PyArray1::from_iter(py, values.iter().map(|&x| x as f32)).into_any()
         } else {
             let wide = PyArray1::from_slice(py, values).into_any();
-            if descr.is_equiv_to(&dtype::<f64>(py)) { wide } else { wide.call_method1("astype", (descr,))? }
+            if descr.is_equiv_to(&dtype::<f64>(py)) { wide } else { copy(&wide, &descr, "C")?.into_any() }
         };
         if array.ndim() == 1 { Ok(new) } else { new.call_method1("reshape", (array.shape().to_vec(),)) }
     }
@@ -432,18 +452,19 @@ fn line(array: &Bound<'_, PyUntypedArray>) -> isize {
 
 /// The numbers of a parameter.
 fn read(array: &Bound<'_, PyUntypedArray>) -> PyResult<Vec<f64>> {
-    fn of<E: Element>(array: &Bound<'_, PyUntypedArray>) -> Vec<f64> {
+    fn extend<E: Element>(values: &mut Vec<f64>, array: &Bound<'_, PyUntypedArray>) {
         let (data, step) = (data(array), line(array));
         // SAFETY: an aligned array of `E` with that many elements this far apart.
-        (0..array.len() as isize).map(|i| unsafe { data.offset(i * step).cast::<E>().read() }.to_f64()).collect()
+        values.extend((0..array.len() as isize).map(|i| unsafe { data.offset(i * step).cast::<E>().read() }.to_f64()));
     }
+    let mut values = Vec::new();
+    let failed = |_| PyMemoryError::new_err(format!("normkit: cannot hold {} parameters", array.len()));
+    values.try_reserve_exact(array.len()).map_err(failed)?;
     match Dtype::of(&array.dtype()).filter(|_| is_plain(array)) {
-        Some(dtype) => Ok(with_element!(dtype, E => of::<E>(array))),
-        None => {
-            let wide = array.call_method1("astype", (dtype::<f64>(array.py()),))?;
-            Ok(of::<f64>(wide.cast::<PyUntypedArray>()?))
-        }
+        Some(dtype) => with_element!(dtype, E => extend::<E>(&mut values, array)),
+        None => extend::<f64>(&mut values, &copy(array, &dtype::<f64>(array.py()), "C")?),
     }
+    Ok(values)
 }
 
 /// Running statistics: parameters that are written to.
@@ -460,6 +481,7 @@ impl Running {
         var: Option<&Bound<'_, PyAny>>,
         channels: Channels,
         written: bool,
+        apart: &[(&str, Option<&Bound<'_, PyUntypedArray>>)],
     ) -> PyResult<Option<Running>> {
         let mean = Parameter::optional(function, "running_mean", mean, channels)?;
         let var = Parameter::optional(function, "running_var", var, channels)?;
@@ -480,12 +502,19 @@ impl Running {
                     if !is_writeable(array) {
                         return Err(value_error(function, name, "be writeable in training", "a read-only array"));
                     }
-                    if line(array) == 0 && array.len() > 1 {
+                    if overlaps_in_units(array.shape(), array.strides(), array.dtype().itemsize()) {
                         return Err(value_error(function, name, "hold each element once", "strides that overlap"));
                     }
                 }
                 if overlaps(arrays[0].1, arrays[1].1)? {
                     return Err(value_error(function, "running_var", "not overlap running_mean", "shared memory"));
+                }
+                for (name, array) in arrays {
+                    for (other, of) in apart.iter().filter_map(|(name, other)| Some((name, (*other)?))) {
+                        if overlaps(array, of)? {
+                            return Err(value_error(function, name, format!("not overlap {other}"), "shared memory"));
+                        }
+                    }
                 }
                 Ok(())
             })?;
@@ -495,23 +524,29 @@ impl Running {
 
     /// Writes the new values, which must have been checked to be writeable, back to the arrays.
     pub(crate) fn write(&self, py: Python<'_>) -> PyResult<()> {
-        for parameter in [&self.mean, &self.var] {
-            let array = parameter.array.bind(py);
-            fn to<E: Element>(array: &Bound<'_, PyUntypedArray>, values: &[f64]) {
-                let (data, step) = (data(array), line(array));
-                for (i, &x) in values.iter().enumerate() {
-                    // SAFETY: an aligned writeable array of `E` with that many elements this far apart.
-                    unsafe { data.offset(i as isize * step).cast::<E>().write(E::from_f64(x)) };
-                }
+        fn to<E: Element>(array: &Bound<'_, PyUntypedArray>, values: &[f64]) {
+            let (data, step) = (data(array), line(array));
+            for (i, &x) in values.iter().enumerate() {
+                // SAFETY: an aligned writeable array of `E` with that many elements this far apart.
+                unsafe { data.offset(i as isize * step).cast::<E>().write(E::from_f64(x)) };
             }
-            match Dtype::of(&array.dtype()).filter(|_| is_plain(array)) {
-                Some(dtype) => with_element!(dtype, E => to::<E>(array, &parameter.values)),
-                None => {
-                    let values = PyArray1::from_slice(py, &parameter.values);
-                    let values = values.call_method1("reshape", (array.shape().to_vec(),))?;
-                    let options = [("casting", "unsafe")].into_py_dict(py)?;
-                    py.import("numpy")?.call_method("copyto", (array, values), Some(&options))?;
+        }
+        let plain = |array: &Bound<'_, PyUntypedArray>| Dtype::of(&array.dtype()).filter(|_| is_plain(array));
+        let parameters = [&self.mean, &self.var];
+        // Conversions by NumPy first: they may fail, writing may not.
+        let mut converted = Vec::new();
+        for parameter in parameters {
+            let needed = plain(parameter.array.bind(py)).is_none();
+            converted.push(if needed { Some(parameter.like(py, &parameter.values)?) } else { None });
+        }
+        for (parameter, converted) in parameters.into_iter().zip(converted) {
+            let array = parameter.array.bind(py);
+            match (plain(array), converted) {
+                (Some(dtype), _) => with_element!(dtype, E => to::<E>(array, &parameter.values)),
+                (None, Some(values)) => {
+                    py.import("numpy")?.call_method1("copyto", (array, values))?;
                 }
+                (None, None) => {}
             }
         }
         Ok(())

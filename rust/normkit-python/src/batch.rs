@@ -7,7 +7,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyTuple, PyType};
 
 use crate::arguments::{Arg, compute, describe, type_error, value_error};
-use crate::arrays::{Array, Channels, Output, Parameter, Running, statistics, with_element};
+use crate::arrays::{Array, Channels, Output, Parameter, Running, overlaps, statistics, with_element};
 
 /// What the backward pass of a batch norm needs: references to x and the parameters, and the statistics.
 ///
@@ -24,6 +24,8 @@ pub(crate) struct BatchNormCache {
     mean: Vec<f64>,
     rstd: Vec<f64>,
     frozen: bool,
+    /// y has been written over x.
+    overwritten: bool,
 }
 
 #[pymethods]
@@ -90,7 +92,7 @@ pub(crate) fn check_variances(function: &str, name: &str, values: &[f64]) -> PyR
 /// running_var_ddof : 0 or 1
 ///     1 puts the unbiased variance into running_var (PyTorch), 0 the biased one (Keras, ONNX).
 /// out : array like x, optional
-///     Where to write y. In training it must not overlap x; otherwise it may be x itself.
+///     Where to write y. In training it must not overlap x; otherwise it may be x itself, but then there is no dweight.
 ///
 /// Returns
 /// -------
@@ -166,7 +168,12 @@ pub(crate) fn batch_norm<'py>(
     }
     let weight = Parameter::optional(NAME, "weight", weight, channels)?;
     let bias = Parameter::optional(NAME, "bias", bias, channels)?;
-    let running = Running::optional(NAME, running_mean, running_var, channels, training)?;
+    let inputs = [
+        ("x", Some(&x.given)),
+        ("weight", weight.as_ref().map(|p| p.array.bind(py))),
+        ("bias", bias.as_ref().map(|p| p.array.bind(py))),
+    ];
+    let running = Running::optional(NAME, running_mean, running_var, channels, training, &inputs)?;
     let scale = weight.as_ref().map(|p| &p.values[..]);
     let shift = bias.as_ref().map(|p| &p.values[..]);
 
@@ -182,7 +189,7 @@ pub(crate) fn batch_norm<'py>(
             let found = format!("shape {}", normkit::shape_text(x.shape()));
             return Err(value_error(NAME, "x", "have more than one value per channel in training", found));
         }
-        let y = Array::output(NAME, &out, &x, None, &[&[("x in training", Some(&x.object))], &others[..]].concat())?;
+        let y = Array::output(NAME, &out, &x, None, &[&[("x in training", Some(&x.given))], &others[..]].concat())?;
         let statistics = with_element!(x.dtype, E => {
             // SAFETY: from `Array::output`, for this call alone.
             let (from, mut to) = (x.tensor::<E>(), unsafe { y.tensor_mut::<E>() });
@@ -208,8 +215,9 @@ pub(crate) fn batch_norm<'py>(
         let y = inference(py, NAME, &x, axis, &mean.values, &rstds, scale, shift, y)?;
         (y, mean.values.clone(), rstds)
     };
+    let overwritten = overlaps(&x.object, y.cast()?)?;
     let x = x.object.into_any().unbind();
-    let cache = BatchNormCache { x, weight, bias, axis, mean, rstd: rstds, frozen: !training };
+    let cache = BatchNormCache { x, weight, bias, axis, mean, rstd: rstds, frozen: !training, overwritten };
     Ok((y, cache))
 }
 
@@ -364,9 +372,13 @@ pub(crate) fn batch_norm_backward<'py>(
         return Err(type_error(NAME, "cache", "be the cache of batch_norm", describe(cache)));
     };
     let cache = cache.get();
+    if cache.overwritten && cache.weight.is_some() {
+        let expected = "still have its x, which dweight needs (give batch_norm another out)";
+        return Err(value_error(NAME, "cache", expected, "one whose x was overwritten by out=x"));
+    }
     let x = Array::input(NAME, "x", cache.x.bind(py))?;
     let dy = gradient(NAME, dy, &x)?;
-    let dx = Array::output(NAME, &out, &x, Some(("dy", &dy)), &[("x", Some(&x.object))])?;
+    let dx = Array::output(NAME, &out, &x, Some(("dy", &dy)), &[("x", Some(&x.given))])?;
     let weight = cache.weight.as_ref().map(|p| &p.values[..]);
     let (axis, mean, rstd, frozen) = (cache.axis, &cache.mean, &cache.rstd, cache.frozen);
     let gradients = with_element!(x.dtype, E => with_element!(dy.dtype, G => {

@@ -114,7 +114,7 @@ pub(crate) fn group_norm<'py>(
     let (x, axis, of) = input(NAME, x, &axis)?;
     let channels = Channels { count: x.shape()[axis], of: &of };
     let groups = integer(NAME, "num_groups", num_groups)?;
-    if groups < 1 || channels.count as i64 % groups != 0 {
+    if groups < 1 || groups > channels.count.max(1) as i64 || channels.count as i64 % groups != 0 {
         let expected = format!("be at least 1 and divide {} ({of})", channels.count);
         return Err(value_error(NAME, "num_groups", expected, groups));
     }
@@ -125,7 +125,7 @@ pub(crate) fn group_norm<'py>(
     let scale = weight.as_ref().map(|p| &p.values[..]);
     let shift = bias.as_ref().map(|p| &p.values[..]);
     let apart = [
-        ("x", Some(&x.object)),
+        ("x", Some(&x.given)),
         ("weight", weight.as_ref().map(|p| p.array.bind(py))),
         ("bias", bias.as_ref().map(|p| p.array.bind(py))),
     ];
@@ -196,7 +196,7 @@ pub(crate) fn group_norm_backward<'py>(
     let cache = cache.get();
     let x = Array::input(NAME, "x", cache.x.bind(py))?;
     let dy = gradient(NAME, dy, &x)?;
-    let dx = Array::output(NAME, &out, &x, Some(("dy", &dy)), &[("x", Some(&x.object))])?;
+    let dx = Array::output(NAME, &out, &x, Some(("dy", &dy)), &[("x", Some(&x.given))])?;
     let weight = cache.weight.as_ref().map(|p| &p.values[..]);
     let (axis, groups, mean, rstd) = (cache.axis, cache.groups, &cache.mean, &cache.rstd);
     let gradients = with_element!(x.dtype, E => with_element!(dy.dtype, G => {

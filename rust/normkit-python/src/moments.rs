@@ -48,6 +48,10 @@ pub(crate) struct Moments {
 /// The shape and values of a float64 array made from `object`.
 fn wide(name: &str, object: &Bound<'_, PyAny>) -> PyResult<(Vec<usize>, Vec<f64>)> {
     let numpy = object.py().import("numpy")?;
+    let plain = numpy.call_method1("asarray", (object,))?;
+    if !plain.getattr("dtype")?.getattr("kind")?.extract::<String>()?.contains(['f', 'i', 'u']) {
+        return Err(type_error("Moments", name, "be a float64 array", describe(object)));
+    }
     let array = numpy
         .call_method1("ascontiguousarray", (object, numpy::dtype::<f64>(object.py())))
         .and_then(|array| array.call_method1("reshape", (numpy.call_method1("shape", (object,))?,)))
@@ -131,7 +135,11 @@ impl Moments {
         }
         let merged = (0..self.mean.len()).map(|i| self.at(i).merge(other.at(i)));
         let (mean, m2) = merged.map(|m| (m.mean, m.m2)).unzip();
-        Ok(Moments { count: self.count + other.count, shape: self.shape.clone(), mean, m2 })
+        let count = self.count.checked_add(other.count).filter(|&count| i64::try_from(count).is_ok());
+        let Some(count) = count else {
+            return Err(value_error(NAME, "other", "keep the count below 2**63", format!("count {}", other.count)));
+        };
+        Ok(Moments { count, shape: self.shape.clone(), mean, m2 })
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
@@ -159,8 +167,8 @@ impl Moments {
 /// ----------
 /// x : float32 or float64 array
 ///     Any shape and strides.
-/// axis : int or tuple of ints
-///     The axes to reduce, as in NumPy.
+/// axis : int, tuple of ints or None
+///     The axes to reduce, as in NumPy; None is all of them.
 ///
 /// Returns
 /// -------
@@ -200,9 +208,12 @@ pub(crate) fn moments<'py>(py: Python<'py>, x: &Bound<'py, PyAny>, axis: &Bound<
         axes.push(axis);
         Ok(())
     };
-    match axis.cast::<PyTuple>() {
-        Ok(tuple) => tuple.iter().try_for_each(|object| add(&object))?,
-        Err(_) => add(axis)?,
+    if axis.is_none() {
+        axes.extend(0..ndim);
+    } else if let Ok(tuple) = axis.cast::<PyTuple>() {
+        tuple.iter().try_for_each(|object| add(&object))?;
+    } else {
+        add(axis)?;
     }
     let shape = (0..ndim).filter(|axis| !axes.contains(axis)).map(|axis| x.shape()[axis]).collect();
     let of = with_element!(x.dtype, E => {

@@ -30,10 +30,10 @@ use crate::arguments::{integer, value_error};
 /// >>> nk.set_num_threads(before)
 #[pyfunction]
 pub(crate) fn set_num_threads(n: &Bound<'_, PyAny>) -> PyResult<()> {
-    const MOST: i64 = 1024;
     let threads = integer("set_num_threads", "n", n)?;
-    if !(1..=MOST).contains(&threads) {
-        return Err(value_error("set_num_threads", "n", format!("be from 1 to {MOST}"), threads));
+    if !(1..=normkit::MOST_THREADS as i64).contains(&threads) {
+        let expected = format!("be from 1 to {}", normkit::MOST_THREADS);
+        return Err(value_error("set_num_threads", "n", expected, threads));
     }
     normkit::set_num_threads(threads as usize);
     Ok(())

@@ -21,6 +21,25 @@ impl Error {
     }
 }
 
+impl Error {
+    /// What [`zeros`] returns where memory does not suffice.
+    const MEMORY: &str = "memory";
+
+    /// Whether memory did not suffice, rather than an argument.
+    pub fn is_memory(&self) -> bool {
+        self.argument == Error::MEMORY
+    }
+}
+
+/// `n` zeros, or defaults, if there is memory for them.
+pub(crate) fn zeros<T: Clone + Default>(n: usize) -> Result<Vec<T>> {
+    let mut zeros = Vec::new();
+    let failed = |_| Error::new(Error::MEMORY, format!("hold {n} statistics"), "not enough of it");
+    zeros.try_reserve_exact(n).map_err(failed)?;
+    zeros.resize(n, T::default());
+    Ok(zeros)
+}
+
 /// What every fallible function here returns.
 pub type Result<T> = std::result::Result<T, Error>;
 

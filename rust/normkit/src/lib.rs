@@ -39,7 +39,7 @@ pub use norms::{
     MomentsOf, ParameterGradients, Statistics, batch_norm, batch_norm_backward, batch_norm_inference, group_norm,
     group_norm_backward, moments, rstd, update_running,
 };
-pub use parallel::{num_threads, set_num_threads};
+pub use parallel::{MOST_THREADS, num_threads, set_num_threads};
 pub use simd::{Isa, IsaError, Real, force as force_isa};
-pub use tensor::{Tensor, TensorMut, overlaps_itself};
+pub use tensor::{Tensor, TensorMut, overlaps_in_units, overlaps_itself};
 pub use weights::{BatchNormOf, ConvOf, fold_conv_bn};

@@ -22,13 +22,12 @@ struct Pool {
     workers: Arc<ThreadPool>,
 }
 
-/// Use `threads` threads from now on, the caller's included.
-///
-/// # Panics
-/// `threads` is 0.
+/// The most threads that are used, whatever is asked for.
+pub const MOST_THREADS: usize = 1024;
+
+/// Use `threads` threads from now on, the caller's included: at least one, at most [`MOST_THREADS`].
 pub fn set_num_threads(threads: usize) {
-    assert!(threads > 0, "at least one thread");
-    THREADS.store(threads, Ordering::Relaxed);
+    THREADS.store(threads.clamp(1, MOST_THREADS), Ordering::Relaxed);
 }
 
 /// How many threads are used: what was set, else `NORMKIT_NUM_THREADS`, else `RAYON_NUM_THREADS`, else what affinity
@@ -40,6 +39,7 @@ pub fn num_threads() -> usize {
             let threads = named("NORMKIT_NUM_THREADS")
                 .or_else(|| named("RAYON_NUM_THREADS"))
                 .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+            let threads = threads.min(MOST_THREADS);
             THREADS.store(threads, Ordering::Relaxed);
             threads
         }

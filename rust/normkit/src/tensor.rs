@@ -12,11 +12,13 @@ pub(crate) fn dense_strides(shape: &[usize]) -> Vec<isize> {
     strides
 }
 
-/// The lowest and the highest element that an array of these strides reaches, from its first one.
-fn reach(shape: &[usize], strides: &[isize]) -> (isize, isize) {
-    shape.iter().zip(strides).fold((0, 0), |(low, high), (&size, &stride)| {
-        let far = (size as isize - 1) * stride;
-        (low + far.min(0), high + far.max(0))
+/// The lowest and the highest element that an array of these strides reaches, from its first one; nothing if these, or
+/// the number of elements, are no numbers of this machine.
+fn reach(shape: &[usize], strides: &[isize]) -> Option<(isize, isize)> {
+    shape.iter().try_fold(1isize, |all, &size| all.checked_mul(isize::try_from(size).ok()?))?;
+    shape.iter().zip(strides).try_fold((0isize, 0isize), |(low, high), (&size, &stride)| {
+        let far = isize::try_from(size).ok()?.checked_sub(1)?.checked_mul(stride)?;
+        Some((low.checked_add(far.min(0))?, high.checked_add(far.max(0))?))
     })
 }
 
@@ -25,8 +27,8 @@ fn check_reach(shape: &[usize], strides: &[isize], len: usize) -> Result<()> {
         let expected = format!("have a stride for each axis of shape {}", shape_text(shape));
         return Err(Error::new("strides", expected, strides.len()));
     }
-    let (low, high) = reach(shape, strides);
-    if !shape.contains(&0) && (low < 0 || high >= len as isize) {
+    let within = |(low, high): (isize, isize)| low >= 0 && high < len as isize;
+    if !shape.contains(&0) && !reach(shape, strides).is_some_and(within) {
         let expected = format!("reach all of shape {} with the given strides", shape_text(shape));
         return Err(Error::new("data", expected, format!("{len} elements")));
     }
@@ -124,16 +126,21 @@ impl<'a, E> TensorMut<'a, E> {
 
 /// Whether two indices may reach one element: false for every slice of a dense array, whatever the order of its axes.
 pub fn overlaps_itself(shape: &[usize], strides: &[isize]) -> bool {
+    overlaps_in_units(shape, strides, 1)
+}
+
+/// The same for elements of `size` units, with strides in units, such as bytes.
+pub fn overlaps_in_units(shape: &[usize], strides: &[isize], size: usize) -> bool {
     if shape.contains(&0) {
         return false;
     }
     let mut axes: Vec<_> =
         shape.iter().zip(strides).filter(|&(&n, _)| n > 1).map(|(&n, &s)| (s.unsigned_abs(), n)).collect();
     axes.sort_unstable();
-    let mut covered = 0; // the furthest element that the axes so far reach
+    let mut covered = size - 1; // the furthest unit that the axes so far reach
     axes.iter().any(|&(stride, size)| {
         let overlaps = stride <= covered;
-        covered += stride * (size - 1);
+        covered = covered.saturating_add(stride.saturating_mul(size - 1));
         overlaps
     })
 }

@@ -5,7 +5,7 @@ use super::{
     plan, rstd,
 };
 use crate::element::Element;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, zeros};
 use crate::kernels::apply::{Affine, GradAffine, Scale};
 use crate::kernels::reduce::GradSums;
 use crate::layout::{grid, keep};
@@ -36,7 +36,7 @@ pub fn batch_norm<E: Element>(
     check_like("out", x, y)?;
     let isa = isa()?;
     let count = x.size().checked_div(channels).unwrap_or(0);
-    let mut statistics = Statistics::new(count, channels);
+    let mut statistics = Statistics::new(count, channels)?;
     if x.size() == 0 {
         statistics.rstd.fill(rstd(0.0, eps));
         return Ok(statistics);
@@ -124,7 +124,7 @@ pub fn batch_norm_backward<E: Element, G: Element>(
     check_shape("dy", &x.shape, &dy.shape)?;
     check_like("out", x, dx)?;
     let isa = isa()?;
-    let mut gradients = ParameterGradients { weight: vec![0.0; channels], bias: vec![0.0; channels] };
+    let mut gradients = ParameterGradients { weight: zeros(channels)?, bias: zeros(channels)? };
     if x.size() == 0 {
         return Ok(gradients);
     }

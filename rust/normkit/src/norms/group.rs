@@ -5,7 +5,7 @@ use super::{
     plan, rstd,
 };
 use crate::element::Element;
-use crate::error::{Error, Result, shape_text};
+use crate::error::{Error, Result, shape_text, zeros};
 use crate::kernels::apply::{Affine, GradAffine};
 use crate::kernels::reduce::GradSums;
 use crate::layout::{grid, keep};
@@ -23,7 +23,7 @@ fn check_groups<E>(x: &Tensor<E>, axis: usize, groups: usize) -> Result<usize> {
         let expected = "have at least two axes, samples and channels";
         return Err(Error::new("x", expected, format!("shape {}", shape_text(&x.shape))));
     }
-    if groups == 0 || channels % groups != 0 {
+    if groups == 0 || groups > channels.max(1) || channels % groups != 0 {
         let expected = format!("divide the {channels} channels of x on axis {axis}");
         return Err(Error::new("num_groups", expected, groups));
     }
@@ -72,7 +72,7 @@ pub fn group_norm<E: Element>(
     let (whole, axis) = (samples_first(&x.shape, axis), axis.max(1));
     let samples = whole[0];
     let count = x.size().checked_div(samples * groups).unwrap_or(0);
-    let mut statistics = Statistics::new(count, samples * groups);
+    let mut statistics = Statistics::new(count, samples * groups)?;
     if x.size() == 0 {
         statistics.rstd.fill(rstd(0.0, eps));
         return Ok(statistics);
@@ -136,7 +136,7 @@ pub fn group_norm_backward<E: Element, G: Element>(
     check_like("out", x, dx)?;
     let isa = isa()?;
     let parts = sample_parts(samples);
-    let mut dweight = vec![0.0; parts.max(1) * channels];
+    let mut dweight = zeros::<f64>(parts.max(1) * channels)?;
     let mut dbias = dweight.clone();
     if x.size() > 0 {
         let strides = [&x.strides, &dy.strides, &dx.strides].map(|strides| samples_first(strides, axis));

@@ -8,7 +8,7 @@ pub use batch::{batch_norm, batch_norm_backward, batch_norm_inference, update_ru
 pub use group::{group_norm, group_norm_backward};
 pub use moments::{MomentsOf, moments};
 
-use crate::error::{Error, Result, shape_text};
+use crate::error::{Error, Result, shape_text, zeros};
 use crate::machine::Caches;
 use crate::parallel::num_threads;
 use crate::plan::{Plan, Work};
@@ -29,9 +29,9 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    fn new(count: usize, statistics: usize) -> Self {
-        let zeros = || vec![0.0; statistics];
-        Statistics { count, mean: zeros(), var: zeros(), rstd: zeros() }
+    fn new(count: usize, statistics: usize) -> Result<Self> {
+        let zeros = || zeros(statistics);
+        Ok(Statistics { count, mean: zeros()?, var: zeros()?, rstd: zeros()? })
     }
 }
 

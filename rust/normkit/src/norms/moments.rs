@@ -2,7 +2,7 @@
 
 use super::{isa, plan};
 use crate::element::Element;
-use crate::error::{Error, Result, shape_text};
+use crate::error::{Error, Result, shape_text, zeros};
 use crate::kernels::apply::Affine;
 use crate::layout::grid;
 use crate::moments::Moments;
@@ -39,7 +39,7 @@ pub fn moments<E: Element>(x: &Tensor<E>, axes: &[usize]) -> Result<MomentsOf> {
     let isa = isa()?;
     let statistics: usize = x.shape.iter().zip(&kept).filter(|&(_, kept)| *kept).map(|(n, _)| n).product();
     let count = x.shape.iter().zip(&kept).filter(|&(_, kept)| !*kept).map(|(n, _)| n).product();
-    let mut of = MomentsOf { count, mean: vec![0.0; statistics], m2: vec![0.0; statistics] };
+    let mut of = MomentsOf { count, mean: zeros(statistics)?, m2: zeros(statistics)? };
     if x.size() == 0 {
         return Ok(of);
     }

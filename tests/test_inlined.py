@@ -1,0 +1,60 @@
+"""No intrinsic is left behind a call: one missing `#[inline(always)]` costs a factor of forty, and no result tells."""
+
+import platform
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from normkit import _normkit
+
+INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(\S+)\s*(.*)$")
+ARITHMETIC = re.compile(r"^v(add|sub|mul)p[sd]$")
+LONGEST = 12  # instructions of an intrinsic that became a function: load, operate, store, return
+
+
+def functions(listing: str) -> list[list[tuple[str, str]]]:
+    """The code after each return or padding up to the next return."""
+    found, current = [], []
+    for line in listing.splitlines():
+        match = INSTRUCTION.match(line)
+        if not match or match[2].startswith(("nop", "int3", "cs", "data16", "xchg")):
+            continue
+        current.append((match[2], match[3]))
+        if match[2].startswith("ret"):
+            found.append(current)
+            current = []
+    return found
+
+
+def wrappers(listing: str) -> list[list[tuple[str, str]]]:
+    """Functions that are one vector operation on memory."""
+    return [
+        code
+        for code in functions(listing)
+        if len(code) <= LONGEST
+        and any(ARITHMETIC.match(name) and ("ymm" in args or "zmm" in args) for name, args in code)
+        and not any(name.startswith("j") for name, _ in code)
+    ]
+
+
+def test_the_check_sees_a_wrapper():
+    listing = """
+    10: vmovaps (%rsi),%zmm0
+    16: vaddps (%rdx),%zmm0,%zmm0
+    1c: vmovaps %zmm0,(%rdi)
+    22: vzeroupper
+    25: ret
+    """
+    assert len(wrappers(listing)) == 1
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="knows x86-64 instructions")
+def test_no_intrinsic_became_a_call():
+    objdump = shutil.which("objdump")
+    assert objdump, "objdump (binutils) is needed, as for linking Rust"
+    command = [objdump, "--disassemble", "--no-show-raw-insn", _normkit.__file__]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "zmm" in listing, "the AVX-512 kernels are not in this build"
+    assert wrappers(listing) == []
