@@ -395,7 +395,8 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         T::dispatch(*isa, ApplyChunks { application: self, cut, piece, chunks, stream, scratch, stages, cells });
     }
 
-    /// Applies the coefficients of all cells, backwards if what was read last may still be in cache.
+    /// Applies the coefficients of all cells, backwards if what was read last may still be in cache. Fewer coefficients
+    /// than cells repeat.
     fn run<C: Coefficients<T, K>>(&self, isa: Isa, plan: &Plan, coefficients: &[C], backwards: bool) {
         /// Elements of a task.
         const TASK: usize = 1 << 15;
@@ -404,14 +405,23 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         let all = work.len() * cut.chunks;
         // Short chunks are taken several at a time.
         let each = (all * TASK / (self.grid.statistics() * self.grid.count()).max(1)).clamp(1, all.max(1));
-        run(plan.threads, all.div_ceil(each), State::<T, (), ()>::new, |task, state| {
+        let repeats = coefficients.len() < self.grid.statistics();
+        run(plan.threads, all.div_ceil(each), State::<T, (), C>::new, |task, state| {
+            let State { scratch, stages, coefficients: repeated, .. } = state;
             for task in task * each..(task * each + each).min(all) {
                 let task = if backwards { all - 1 - task } else { task };
                 let piece = work[task % work.len()].clone();
                 let chunk = task / work.len();
                 let at = piece.0 * self.grid.width + piece.1.start;
-                let cells = &coefficients[at..at + piece.1.len()];
-                let mut room = Room { isa, scratch: &mut state.scratch, stages: &mut state.stages };
+                let range = at..at + piece.1.len();
+                let cells = if repeats {
+                    repeated.clear();
+                    repeated.extend(range.map(|t| coefficients[t % coefficients.len()]));
+                    &repeated[..]
+                } else {
+                    &coefficients[range]
+                };
+                let mut room = Room { isa, scratch: &mut *scratch, stages: &mut *stages };
                 // SAFETY: pieces and chunks are disjoint, and each pair is one task's.
                 unsafe { self.chunks(&cut, piece, chunk..chunk + 1, plan.stream, &mut room, cells) };
             }

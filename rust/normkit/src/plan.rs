@@ -133,13 +133,14 @@ impl Plan {
         let per_sample = all / work.samples;
         let each = (work.read / all).max(1); // bytes
         let cache = caches.l2_or_common();
-        let fit = (cache / 2 / each).max(1);
+        // Four tasks a thread, so that uneven ends cost little.
+        let fair = sample_parts(work.samples) * per_sample / (4 * threads);
+        let fit = (cache / 2 / each).min(fair).max(1);
         let statistics = if grid.columns {
             let tile = (tile_statistics(grid) / work.parts).max(1);
             (fit / tile * tile).max(tile)
         } else {
-            // Four tasks a thread, so that uneven ends cost little.
-            fit.min(sample_parts(work.samples) * per_sample / (4 * threads)).max(1)
+            fit
         };
         let statistics = statistics.min(per_sample);
         let tasks = sample_parts(work.samples) * per_sample.div_ceil(statistics);

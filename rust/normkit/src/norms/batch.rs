@@ -8,7 +8,7 @@ use crate::element::Element;
 use crate::error::{Error, Result, zeros};
 use crate::kernels::apply::{Affine, GradAffine, Scale};
 use crate::kernels::reduce::GradSums;
-use crate::layout::{grid, keep};
+use crate::layout::{Grid, Walk, grid, keep};
 use crate::moments::Moments;
 use crate::parallel::Slots;
 use crate::pass::{Application, Pass, Passes, Reduction};
@@ -94,12 +94,29 @@ pub fn batch_norm_inference<E: Element>(
     if x.size() == 0 {
         return Ok(());
     }
-    let (grid, [from, to]) = grid(&x.shape, &keep(x.shape.len(), [axis]), [&x.strides, &y.strides]);
+    let (grid, [from, to]) = inference_grid(x, axis, y);
     let bytes = x.size() * size_of::<E>();
     let apply = Application { grid, inputs: [Input::new(x, &from)], out: Output::new(y, &to) };
     let plan = plan(&Work { grid, parts: 1, samples: 1, read: bytes, written: bytes });
     Passes::affine(&apply, isa, &plan, &cells);
     Ok(())
+}
+
+/// Where nothing is reduced, samples may be cells too: where channels are outermost but for them, cells are then walked
+/// in the order of memory, and the channels' coefficients repeat.
+fn inference_grid<E>(x: &Tensor<E>, axis: usize, y: &TensorMut<E>) -> (Grid, [Walk; 2]) {
+    let strides = [&x.strides[..], &y.strides];
+    let mut kept = keep(x.shape.len(), [axis]);
+    let outermost = |other: usize| x.strides[other].unsigned_abs() > x.strides[axis].unsigned_abs();
+    if (0..axis).all(outermost) {
+        kept[..axis].fill(true);
+        let (grid, walks) = grid(&x.shape, &kept, strides);
+        if !grid.columns {
+            return (grid, walks);
+        }
+        kept[..axis].fill(false);
+    }
+    grid(&x.shape, &kept, strides)
 }
 
 /// dx and the gradients of the parameters. `mean` and `rstd` are those that the forward pass has used; `frozen` says
