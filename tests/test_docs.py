@@ -47,7 +47,6 @@ def test_everything_public_has_an_example(name):
     assert name in EXAMPLES
 
 
-@pytest.mark.skipif(not README.exists(), reason="no README yet")
 def test_readme(tmp_path, monkeypatch):
     """Its ```python blocks, in order, as one program."""
     blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.M | re.S)
