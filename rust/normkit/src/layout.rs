@@ -6,7 +6,7 @@
 //! is one short run, the kept positions are the rows instead (`lines`), so that many are taken at a time.
 
 /// Reduced runs at least this long are summed along; shorter ones are taken many at a time and summed down.
-const LONG: usize = 256;
+pub(crate) const LONG: usize = 256;
 /// Runs up to this long are taken several at a time where each is a statistic.
 const SHORT: usize = 1024;
 /// With fewer rows there is nothing to gain from summing down.

@@ -2,12 +2,18 @@
 //!
 //! Work comes as numbered tasks. Which thread runs a task never changes a result: partial results belong to tasks, and
 //! are merged in the order of tasks. A pool of n − 1 workers serves n threads, as the caller takes tasks too.
+//!
+//! Waking a thread costs from some ten microseconds to milliseconds (a virtual machine's idle core), more than most
+//! calls take. So workers stay awake for a moment after a call, giving way to whatever else wants their core, and a call
+//! never waits for one that has not come yet: it takes tasks from a *desk* until none is left.
 
+use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use rayon_core::{ThreadPool, ThreadPoolBuilder};
 
@@ -17,9 +23,132 @@ static THREADS: AtomicUsize = AtomicUsize::new(0);
 /// The pool in use. It is never freed: another thread may be inside a call, and after `fork` its workers are gone.
 static POOL: AtomicPtr<Pool> = AtomicPtr::new(std::ptr::null_mut());
 
+/// How long a worker looks for work before it sleeps.
+const AWAKE: Duration = Duration::from_millis(5);
+
+/// Calls that can have workers at once; further ones work alone.
+const DESKS: usize = 8;
+
+/// Workers, and where they find work.
 struct Pool {
     threads: usize,
-    workers: Arc<ThreadPool>,
+    workers: ThreadPool,
+    /// Workers that look for work now.
+    awake: AtomicUsize,
+    desks: [Desk; DESKS],
+}
+
+/// Where one call at a time offers its work.
+#[derive(Default)]
+#[repr(align(128))]
+struct Desk {
+    /// Whether a call has it.
+    taken: AtomicBool,
+    /// How many more workers may come.
+    seats: AtomicUsize,
+    /// Workers that are here.
+    here: AtomicUsize,
+    /// What they do: valid while a seat is offered or a worker has taken one.
+    work: UnsafeCell<Option<Work>>,
+}
+
+/// `fn(*const ())` on the caller's closure.
+type Work = (unsafe fn(*const ()), *const ());
+
+// SAFETY: `work` is written by the call that has the desk, before it offers seats, and read by workers with a seat.
+unsafe impl Sync for Desk {}
+// SAFETY: the closure behind the pointer is `Sync`, see `Desk::share`.
+unsafe impl Send for Desk {}
+
+impl Desk {
+    /// Whether there is work here for one more: it is done then. For workers.
+    fn visit(&self) -> bool {
+        if self.seats.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        // First here, then the seat: a call that has closed its seats and sees nobody here has nobody to wait for.
+        self.here.fetch_add(1, Ordering::SeqCst);
+        let seat = self.seats.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |seats| seats.checked_sub(1)).is_ok();
+        if seat {
+            // SAFETY: we have a seat, so the caller is in `share` until `here` drops.
+            unsafe {
+                let (call, closure) = (*self.work.get()).expect("seats are offered after work");
+                call(closure);
+            }
+        }
+        self.here.fetch_sub(1, Ordering::SeqCst);
+        seat
+    }
+
+    /// Does `work`, which must not panic, with up to `others` workers of the pool. For the call that has the desk.
+    fn share<F: Fn() + Sync>(&self, pool: &'static Pool, others: usize, work: &F) {
+        unsafe fn call<F: Fn()>(closure: *const ()) {
+            // SAFETY: made from `&F` below, which outlives every visit.
+            unsafe { (*closure.cast::<F>())() }
+        }
+        debug_assert!(self.taken.load(Ordering::Relaxed) && self.here.load(Ordering::SeqCst) == 0);
+        // SAFETY: nobody has a seat.
+        unsafe { *self.work.get() = Some((call::<F>, std::ptr::from_ref(work).cast())) };
+        self.seats.store(others, Ordering::SeqCst);
+        pool.wake(others);
+        work();
+        self.seats.store(0, Ordering::SeqCst);
+        let mut turns = 0u32;
+        while self.here.load(Ordering::SeqCst) > 0 {
+            pause(&mut turns);
+        }
+    }
+}
+
+/// A short wait that gives way to others when it is not so short.
+fn pause(turns: &mut u32) {
+    *turns += 1;
+    if turns.is_multiple_of(64) {
+        std::thread::yield_now();
+    } else {
+        std::hint::spin_loop();
+    }
+}
+
+impl Pool {
+    /// Sees to it that so many workers look for work, soon.
+    fn wake(&'static self, workers: usize) {
+        // Workers that are busy at another desk count as awake: they will come here after it.
+        for _ in self.awake.load(Ordering::SeqCst)..workers.min(self.threads - 1) {
+            self.awake.fetch_add(1, Ordering::SeqCst);
+            self.workers.spawn(|| self.look());
+        }
+    }
+
+    /// A worker's time awake.
+    fn look(&self) {
+        let (mut since, mut turns) = (Instant::now(), 0);
+        loop {
+            if self.visit_all() {
+                since = Instant::now();
+            } else {
+                pause(&mut turns);
+            }
+            if turns.is_multiple_of(64) && since.elapsed() > AWAKE {
+                self.awake.fetch_sub(1, Ordering::SeqCst);
+                // A call that still counted us as awake has offered its seats before it counted.
+                if !self.desks.iter().any(|desk| desk.seats.load(Ordering::SeqCst) > 0) {
+                    return;
+                }
+                self.awake.fetch_add(1, Ordering::SeqCst);
+                since = Instant::now();
+            }
+        }
+    }
+
+    fn visit_all(&self) -> bool {
+        self.desks.iter().any(Desk::visit)
+    }
+
+    /// A desk that no call has.
+    fn desk(&self) -> Option<&Desk> {
+        self.desks.iter().find(|desk| !desk.taken.load(Ordering::Relaxed) && !desk.taken.swap(true, Ordering::Acquire))
+    }
 }
 
 /// The most threads that are used, whatever is asked for.
@@ -48,23 +177,30 @@ pub fn num_threads() -> usize {
 }
 
 /// Workers for `threads` threads; none if the system refuses to make any. A pool only ever grows.
-fn workers(threads: usize) -> Option<Arc<ThreadPool>> {
+fn pool(threads: usize) -> Option<&'static Pool> {
     // SAFETY: pools are leaked, so the pointer is null or valid for ever.
     let pool = unsafe { POOL.load(Ordering::Acquire).as_ref() };
     if let Some(pool) = pool.filter(|pool| pool.threads >= threads) {
-        return Some(pool.workers.clone());
+        return Some(pool);
     }
-    let workers = ThreadPoolBuilder::new()
-        .num_threads(threads - 1)
-        .thread_name(|i| format!("normkit-{i}"))
-        .build()
-        .map(Arc::new)
-        .ok()?;
+    let workers =
+        ThreadPoolBuilder::new().num_threads(threads - 1).thread_name(|i| format!("normkit-{i}")).build().ok()?;
     forget_pool_in_children();
     // A smaller pool that was here may be in use, and dropping it would wait for its threads.
-    POOL.store(Box::into_raw(Box::new(Pool { threads, workers: workers.clone() })), Ordering::Release);
-    Some(workers)
+    let pool: &'static Pool =
+        Box::leak(Box::new(Pool { threads, workers, awake: AtomicUsize::new(0), desks: Default::default() }));
+    POOL.store(std::ptr::from_ref(pool).cast_mut(), Ordering::Release);
+    Some(pool)
 }
+
+/// The next of some adjacent tasks. Each thread starts at a queue of its own and goes on with those of others: adjacent
+/// memory is then one thread's, and no core fetches ahead into what another one writes.
+#[derive(Default)]
+#[repr(align(128))]
+struct Queue(AtomicUsize);
+
+/// More threads than this share queues.
+const QUEUES: usize = 16;
 
 /// A forked child has none of its parent's threads: let it make a pool of its own.
 #[cfg(unix)]
@@ -86,36 +222,39 @@ fn forget_pool_in_children() {}
 /// A panic in a task reaches the caller after all threads have stopped.
 pub(crate) fn run<W>(threads: usize, tasks: usize, state: impl Fn() -> W + Sync, task: impl Fn(usize, &mut W) + Sync) {
     let threads = threads.min(tasks);
-    let pool = if threads > 1 { workers(num_threads().max(threads)) } else { None };
-    let Some(pool) = pool else {
+    let pool = if threads > 1 { pool(num_threads().max(threads)) } else { None };
+    let Some((pool, desk)) = pool.and_then(|pool| Some((pool, pool.desk()?))) else {
         let mut state = state();
         (0..tasks).for_each(|i| task(i, &mut state));
         return;
     };
-    let next = AtomicUsize::new(0);
-    let panicked = Mutex::new(None);
-    let work = || {
+    let queues: [Queue; QUEUES] = Default::default();
+    let queues = &queues[..threads.min(QUEUES)];
+    let end = |q: usize| (q + 1) * tasks / queues.len();
+    for (q, queue) in queues.iter().enumerate() {
+        queue.0.store(q * tasks / queues.len(), Ordering::Relaxed);
+    }
+    let (arrived, stop, panicked) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(None));
+    desk.share(pool, threads - 1, &|| {
         let result = catch_unwind(AssertUnwindSafe(|| {
+            let first = arrived.fetch_add(1, Ordering::Relaxed);
             let mut state = state();
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                if i >= tasks {
-                    break;
+            for q in (0..queues.len()).map(|i| (first + i) % queues.len()) {
+                loop {
+                    let i = queues[q].0.fetch_add(1, Ordering::Relaxed);
+                    if i >= end(q) || stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    task(i, &mut state);
                 }
-                task(i, &mut state);
             }
         }));
         if let Err(payload) = result {
-            next.store(tasks, Ordering::Relaxed); // no further task
+            stop.store(true, Ordering::Relaxed);
             *panicked.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(payload);
         }
-    };
-    pool.in_place_scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|_| work());
-        }
-        work();
     });
+    desk.taken.store(false, Ordering::Release);
     if let Some(payload) = panicked.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
         resume_unwind(payload);
     }

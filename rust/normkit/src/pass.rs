@@ -10,9 +10,10 @@ use crate::kernels::apply::{
     Affine, GradAffine, Scale, backward_columns, backward_rows, forward_columns, forward_rows, scale_columns,
     scale_rows,
 };
-use crate::kernels::reduce::{GradSums, Scratch, gradient_columns, gradient_rows, moments_columns, moments_rows};
+use crate::kernels::reduce::{
+    GradSums, MomentSums, Scratch, gradient_columns, gradient_rows, moments_columns, moments_rows,
+};
 use crate::layout::Grid;
-use crate::moments::Moments;
 use crate::parallel::{Disjoint, run};
 use crate::plan::{Cut, Plan, Schedule, sample_parts, tile_statistics};
 use crate::simd::{Isa, Kernel, Real, Simd, Tile, TileMut};
@@ -38,7 +39,7 @@ pub trait Statistic<T: Real, const K: usize>: Copy + Default + Send + Sync {
     fn columns<S: Simd<T>>(s: S, tiles: [Tile<T>; K], pattern: Pattern, scratch: &mut Scratch<T>, into: &mut [Self]);
 }
 
-impl<T: Real> Statistic<T, 1> for Moments {
+impl<T: Real> Statistic<T, 1> for MomentSums {
     #[inline(always)]
     fn merge(self, other: Self) -> Self {
         self.merge(other)
@@ -164,6 +165,8 @@ pub struct Reduction<'a, T, const K: usize> {
     /// Known means, `shared` adjacent statistics of the grid to each; empty where none are needed.
     pub means: &'a [f64],
     pub shared: usize,
+    /// What will be written where these operands have been read, if it is known: its lines come to the cache meanwhile.
+    pub ahead: Option<Output<'a, T>>,
 }
 
 /// Operands to apply coefficients to.
@@ -176,7 +179,7 @@ pub struct Application<'a, T, const K: usize> {
 /// The passes that norms are made of, compiled once for each type, and here rather than in each crate that calls a norm.
 pub trait Passes: Real {
     /// Moments, then y.
-    fn forward(pass: &Pass<Self, Moments, Affine<Self>, 1, 1>, isa: Isa, plan: &Plan);
+    fn forward(pass: &Pass<Self, MomentSums, Affine<Self>, 1, 1>, isa: Isa, plan: &Plan);
     /// Sums, then dx.
     fn backward(pass: &Pass<Self, GradSums, GradAffine<Self>, 2, 2>, isa: Isa, plan: &Plan);
     /// Sums, then dx through statistics that do not depend on x.
@@ -188,7 +191,7 @@ pub trait Passes: Real {
 macro_rules! compile_passes {
     ($($T:ty),*) => {$(
         impl Passes for $T {
-            fn forward(pass: &Pass<$T, Moments, Affine<$T>, 1, 1>, isa: Isa, plan: &Plan) {
+            fn forward(pass: &Pass<$T, MomentSums, Affine<$T>, 1, 1>, isa: Isa, plan: &Plan) {
                 pass.run(isa, plan);
             }
             fn backward(pass: &Pass<$T, GradSums, GradAffine<$T>, 2, 2>, isa: Isa, plan: &Plan) {
@@ -263,18 +266,21 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
         &self,
         cut: &Cut,
         statistics: Range<usize>,
+        near: usize,
         mut room: Room<T>,
         part: &mut Vec<A>,
         totals: &mut Vec<A>,
     ) {
         totals.clear();
         totals.resize(statistics.len(), A::default());
+        let mut left = statistics.len() * self.grid.count();
         for piece in pieces(self.grid, statistics.clone()) {
             let at = piece.0 * self.grid.width + piece.1.start - statistics.start;
             let totals = &mut totals[at..at + piece.1.len()];
             for chunk in 0..cut.chunks {
                 part.resize(totals.len(), A::default());
-                self.chunk(cut, piece.clone(), chunk, &mut room, part);
+                self.chunk(cut, piece.clone(), chunk, left <= near, &mut room, part);
+                left -= (totals.len() * self.grid.count()).div_ceil(cut.chunks).min(left);
                 for (total, &part) in totals.iter_mut().zip(part.iter()) {
                     *total = total.merge(part);
                 }
@@ -283,9 +289,18 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
     }
 
     /// A piece of the statistics in one chunk, into `into`.
-    fn chunk<A: Statistic<T, K>>(&self, cut: &Cut, piece: Piece, chunk: usize, room: &mut Room<T>, into: &mut [A]) {
+    fn chunk<A: Statistic<T, K>>(
+        &self,
+        cut: &Cut,
+        piece: Piece,
+        chunk: usize,
+        fetch: bool,
+        room: &mut Room<T>,
+        into: &mut [A],
+    ) {
         let Room { isa, scratch, stages } = room;
-        T::dispatch(*isa, ReduceChunk { reduction: self, cut, piece, chunk, scratch, stages, into });
+        let ahead = self.ahead.as_ref().filter(|_| fetch);
+        T::dispatch(*isa, ReduceChunk { reduction: self, cut, piece, chunk, ahead, scratch, stages, into });
     }
 
     /// The known means of the statistics from `first` on.
@@ -309,6 +324,7 @@ struct ReduceChunk<'w, 'a, T, A, const K: usize> {
     cut: &'w Cut,
     piece: Piece,
     chunk: usize,
+    ahead: Option<&'w Output<'a, T>>,
     scratch: &'w mut Scratch<T>,
     stages: &'w mut [Vec<T>; 3],
     into: &'w mut [A],
@@ -318,7 +334,7 @@ impl<T: Real, A: Statistic<T, K>, const K: usize> Kernel<T> for ReduceChunk<'_, 
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
-        let ReduceChunk { reduction, cut, piece: (k, w), chunk, scratch, stages, into } = self;
+        let ReduceChunk { reduction, cut, piece: (k, w), chunk, ahead, scratch, stages, into } = self;
         let (grid, inputs) = (&reduction.grid, &reduction.inputs);
         let mut means = reduction.means_from(k * grid.width + w.start);
         if grid.lines {
@@ -330,15 +346,18 @@ impl<T: Real, A: Statistic<T, K>, const K: usize> Kernel<T> for ReduceChunk<'_, 
             let columns = columns_of(grid, &w);
             let pattern = Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold };
             A::prepare(pattern, means, scratch);
-            for i in 0..cut.blocks(&rows, &columns) {
-                let (rows, columns) = cut.block(&rows, &columns, i);
+            for rows in cut.rows(rows) {
                 A::columns(s, tiles(inputs, k, &rows, &columns, stages), pattern, scratch, into);
             }
         } else {
             let mean = means.next().unwrap_or(T::ZERO);
-            for i in 0..cut.blocks(&rows, &columns) {
-                let (rows, columns) = cut.block(&rows, &columns, i);
-                into[0].rows(s, tiles(inputs, k, &rows, &columns, stages), mean);
+            for rows in cut.rows(rows) {
+                for columns in cut.columns(&columns) {
+                    if let Some(out) = ahead {
+                        out.fetch(s, k, &rows, &columns);
+                    }
+                    into[0].rows(s, tiles(inputs, k, &rows, &columns, stages), mean);
+                }
             }
         }
     }
@@ -454,28 +473,29 @@ impl<T: Real, C: Coefficients<T, K>, const K: usize> Kernel<T> for ApplyChunks<'
         for chunk in chunks.rev() {
             let (rows, columns) = if grid.lines { (w.clone(), 0..grid.len) } else { cut.chunk(grid, chunk) };
             let columns = if grid.columns { columns_of(grid, &w) } else { columns };
-            for i in (0..cut.blocks(&rows, &columns)).rev() {
-                let (rows, columns) = cut.block(&rows, &columns, i);
-                let [stages @ .., staged] = &mut *stages;
-                let tiles = tiles(inputs, k, &rows, &columns, stages);
-                // SAFETY: as the caller of `chunks` vouches.
-                unsafe {
-                    out.write(
-                        k,
-                        &rows,
-                        &columns,
-                        staged,
-                        #[inline(always)]
-                        |out| {
-                            if grid.columns {
-                                C::columns(s, tiles, scratch, out, stream);
-                            } else if grid.lines {
-                                C::lines(s, tiles, cells, out);
-                            } else {
-                                cells[0].rows(s, tiles, out, stream);
-                            }
-                        },
-                    );
+            for rows in cut.rows(rows).rev() {
+                for columns in cut.columns(&columns).rev() {
+                    let [stages @ .., staged] = &mut *stages;
+                    let tiles = tiles(inputs, k, &rows, &columns, stages);
+                    // SAFETY: as the caller of `chunks` vouches.
+                    unsafe {
+                        out.write(
+                            k,
+                            &rows,
+                            &columns,
+                            staged,
+                            #[inline(always)]
+                            |out| {
+                                if grid.columns {
+                                    C::columns(s, tiles, scratch, out, stream);
+                                } else if grid.lines {
+                                    C::lines(s, tiles, cells, out);
+                                } else {
+                                    cells[0].rows(s, tiles, out, stream);
+                                }
+                            },
+                        );
+                    }
                 }
             }
         }
@@ -542,7 +562,7 @@ where
                 let range = sample * per_sample + first..sample * per_sample + end;
                 let reduced = range.start * self.parts..range.end * self.parts;
                 let room = Room { isa, scratch: &mut *scratch, stages: &mut *stages };
-                self.reduce.whole(&reduce_cut, reduced, room, chunk, totals);
+                self.reduce.whole(&reduce_cut, reduced, plan.ahead / size_of::<T>(), room, chunk, totals);
                 coefficients.resize(range.len() * self.cells, C::NONE);
                 for (i, t) in range.clone().enumerate() {
                     let cells = &mut coefficients[i * self.cells..(i + 1) * self.cells];
@@ -573,7 +593,7 @@ where
             // SAFETY: pieces are disjoint, and each is taken once for each chunk.
             let into = unsafe { shared.part(at..at + piece.1.len()) };
             let mut room = Room { isa, scratch: &mut state.scratch, stages: &mut state.stages };
-            self.reduce.chunk(&cut, piece, chunk, &mut room, into);
+            self.reduce.chunk(&cut, piece, chunk, false, &mut room, into);
         });
         let (totals, rest) = partial.split_at_mut(all);
         for part in rest.chunks_exact(all) {

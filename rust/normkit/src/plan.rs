@@ -23,6 +23,14 @@ const CHUNK_ROWS: usize = 256;
 const CHUNKS: usize = 64;
 /// Inputs smaller than this are not worth waking a thread for.
 const PARALLEL_BYTES: usize = 512 << 10;
+/// Tasks take so many bytes of what they read, or this share of the second-level cache, if that is less: the rest is for
+/// what they write, and for what the processor fetches ahead.
+const SLAB: usize = 128 << 10;
+/// See [`SLAB`].
+const SLABS: usize = 8;
+/// What a task reads last, up to this share of the second-level cache, has its output fetched ahead.
+const NEAR: usize = 3;
+
 /// Parts that samples are divided into, each with sums of parameter gradients of its own.
 const SAMPLE_PARTS: usize = 16;
 
@@ -70,19 +78,27 @@ impl Cut {
         (row..(row + self.chunk_rows).min(grid.rows), column..(column + self.segment).min(grid.len))
     }
 
-    /// The blocks of a chunk, in order: how many, and the one numbered `i`.
+    /// The rows of a chunk, block by block.
     #[inline(always)]
-    pub(crate) fn blocks(&self, rows: &Range<usize>, columns: &Range<usize>) -> usize {
-        rows.len().div_ceil(self.block_rows) * columns.len().div_ceil(self.block)
+    pub(crate) fn rows(&self, rows: Range<usize>) -> impl DoubleEndedIterator<Item = Range<usize>> {
+        parts(rows, self.block_rows)
     }
 
-    /// Rows and columns of block `i` of a chunk.
+    /// The columns of a chunk, block by block.
     #[inline(always)]
-    pub(crate) fn block(&self, rows: &Range<usize>, columns: &Range<usize>, i: usize) -> (Range<usize>, Range<usize>) {
-        let across = columns.len().div_ceil(self.block);
-        let (row, column) = (rows.start + i / across * self.block_rows, columns.start + i % across * self.block);
-        (row..(row + self.block_rows).min(rows.end), column..(column + self.block).min(columns.end))
+    pub(crate) fn columns(&self, columns: &Range<usize>) -> impl DoubleEndedIterator<Item = Range<usize>> {
+        parts(columns.clone(), self.block)
     }
+}
+
+/// The parts of a range, each but the last so long.
+#[inline(always)]
+fn parts(range: Range<usize>, each: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
+    let Range { start, end } = range;
+    (0..(end - start).div_ceil(each)).map(move |i| {
+        let start = start + i * each;
+        start..(start + each).min(end)
+    })
 }
 
 /// What a plan is made for.
@@ -121,6 +137,8 @@ pub struct Plan {
     pub schedule: Schedule,
     /// Whether outputs are stored past the caches.
     pub stream: bool,
+    /// The bytes that a task reads last have their output fetched ahead: so many.
+    pub ahead: usize,
 }
 
 impl Plan {
@@ -135,7 +153,7 @@ impl Plan {
         let cache = caches.l2_or_common();
         // Four tasks a thread, so that uneven ends cost little.
         let fair = sample_parts(work.samples) * per_sample / (4 * threads);
-        let fit = (cache / 2 / each).min(fair).max(1);
+        let fit = (SLAB.min(cache / SLABS) / each).min(fair).max(1);
         let statistics = if grid.columns {
             let tile = (tile_statistics(grid) / work.parts).max(1);
             (fit / tile * tile).max(tile)
@@ -148,7 +166,7 @@ impl Plan {
         let cached = statistics * each <= 2 * cache || !grid.columns;
         let busy = tasks >= 4 * threads || Cut::new(grid).chunks == 1 && tasks >= 2 * threads;
         let schedule = if threads == 1 || cached && busy { Schedule::Fused { statistics } } else { Schedule::Split };
-        Plan { threads, schedule, stream }
+        Plan { threads, schedule, stream, ahead: cache / NEAR }
     }
 }
 

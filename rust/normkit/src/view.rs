@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::element::{Element, Sink, Source};
 use crate::layout::{Walk, offset};
-use crate::simd::{Base, BaseMut, Real, Tile, TileMut};
+use crate::simd::{Base, BaseMut, Real, Simd, Tile, TileMut, fetch};
 use crate::tensor::{Tensor, TensorMut};
 
 /// An operand that is read.
@@ -97,6 +97,15 @@ impl<'a, T: Real> Output<'a, T> {
     /// Whether tiles are written where they are.
     pub(crate) fn is_direct(&self) -> bool {
         self.direct.is_some()
+    }
+
+    /// Asks for columns of some rows of kept position `k` to be in cache when they are written.
+    #[inline(always)]
+    pub(crate) fn fetch<S: Simd<T>>(&self, s: S, k: usize, rows: &Range<usize>, columns: &Range<usize>) {
+        if let Some((base, stride)) = self.direct {
+            let at = self.walk.offset(k, rows.start) + columns.start as isize;
+            fetch(s, base.at(at).cast_const(), rows.len(), stride, columns.len());
+        }
     }
 
     /// Lets `f` write columns of some rows of kept position `k`.

@@ -48,10 +48,14 @@ impl Pattern {
             if let [x] = run {
                 sums[p % CHAINS] += x.to_f64();
             } else {
-                for run in run.chunks(CHAINS) {
+                let (whole, rest) = run.as_chunks::<CHAINS>();
+                for run in whole {
                     for (sum, x) in sums.iter_mut().zip(run) {
                         *sum += x.to_f64();
                     }
+                }
+                for (sum, x) in sums.iter_mut().zip(rest) {
+                    *sum += x.to_f64();
                 }
             }
         }

@@ -49,14 +49,78 @@ fn trusted<T: Real>(sum: f64) -> bool {
     sum.abs() >= T::TINY && sum.abs() < f64::INFINITY
 }
 
-/// Elements that a first guess of a mean is taken from.
-const SAMPLE: usize = 512;
+/// Moments about a point near the mean: blocks are added without a division, and none waits for the one before it.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct MomentSums {
+    count: f64,
+    at: f64,
+    /// Σ(x − at)
+    sum: f64,
+    /// Σ(x − at)²
+    squares: f64,
+}
 
-/// Whether a guess was close enough to the mean: within a quarter of the standard deviation, so that taking the square
-/// of what is between them off the sum of squares costs no more than a fifteenth in accuracy. False for NaN.
+impl MomentSums {
+    /// Count, mean and m2.
+    #[inline(always)]
+    pub(crate) fn moments(self) -> Moments {
+        if self.count == 0.0 {
+            return Moments::default();
+        }
+        let mean = self.sum / self.count;
+        let m2 = self.squares - self.sum * mean;
+        // `max` would turn NaN into 0.
+        Moments { count: self.count, mean: self.at + mean, m2: if m2 < 0.0 { 0.0 } else { m2 } }
+    }
+
+    /// The same moments about another point.
+    #[inline(always)]
+    fn about(moments: Moments, at: f64) -> Self {
+        let Moments { count, mean, m2 } = moments;
+        if count == 0.0 {
+            return MomentSums { at, ..MomentSums::default() };
+        }
+        let low = mean - at;
+        MomentSums { count, at, sum: low * count, squares: m2 + low * low * count }
+    }
+
+    /// Of both sets together.
+    #[inline(always)]
+    pub(crate) fn merge(self, other: Self) -> Self {
+        if self.count == 0.0 {
+            other
+        } else if other.count == 0.0 {
+            self
+        } else if self.at == other.at {
+            MomentSums {
+                count: self.count + other.count,
+                sum: self.sum + other.sum,
+                squares: self.squares + other.squares,
+                ..self
+            }
+        } else {
+            Self::about(self.moments().merge(other.moments()), other.at)
+        }
+    }
+}
+
+/// Elements that a first guess of a mean is taken from…
+const SAMPLE: usize = 128;
+/// …in so many places, as neighbours are alike.
+const PLACES: usize = 4;
+
+/// Some of the rows of a block of columns of which each has so many elements of a statistic.
+#[inline(always)]
+fn sample<T: Real>(x: Tile<T>, each: usize) -> Tile<T> {
+    let rows = SAMPLE.div_ceil(each).max(PLACES).min(x.rows());
+    x.every(x.rows() / rows)
+}
+
+/// Whether a guess was close enough to the mean: within half a standard deviation, so that taking the square of what is
+/// between them off the sum of squares costs no more than a third in accuracy. False for NaN.
 #[inline(always)]
 fn close(count: f64, sum: f64, squares: f64) -> bool {
-    sum * sum * 16.0 <= squares * count
+    sum * sum * 4.0 <= squares * count
 }
 
 /// The mean of a block, to float lanes' accuracy; exact for a constant, as deviations are taken from a value of it.
@@ -107,27 +171,23 @@ fn is_constant<T: Real, S: Simd<T>>(s: S, x: Tile<T>, at: T) -> bool {
     squares == 0.0
 }
 
-/// Merges the moments of a block into those of the blocks before it, whose mean is the guess that deviations are taken
-/// from; of the block itself, should that prove wrong.
+/// Merges the moments of a block into those of the blocks before it, about the same point unless that proves to be far
+/// from the block's mean.
 #[inline(always)]
-pub(crate) fn moments_rows<T: Real, S: Simd<T>>(s: S, x: Tile<T>, into: &mut Moments) {
+pub(crate) fn moments_rows<T: Real, S: Simd<T>>(s: S, x: Tile<T>, into: &mut MomentSums) {
     let count = (x.rows() * x.len()) as f64;
-    let mut at =
-        if into.count > 0.0 { T::from_f64(into.mean) } else { rough_mean(s, x.head(SAMPLE.div_ceil(x.len()), SAMPLE)) };
-    let mut guess = true;
-    let [sum, squares] = loop {
-        let sums @ [sum, squares] = squares_of(s, x, at);
-        if !guess || squares == 0.0 || close(count, sum, squares) {
-            break sums;
-        }
-        (at, guess) = (rough_mean(s, x), false);
-    };
-    let block = if trusted::<T>(squares) || (squares == 0.0 && is_constant(s, x, at)) {
-        moments_about(at.to_f64(), count, sum, squares)
+    let mut at = if into.count > 0.0 { T::from_f64(into.at) } else { rough_mean(s, x.places(PLACES, SAMPLE / PLACES)) };
+    let mut sums = squares_of(s, x, at);
+    if !close(count, sums[0], sums[1]) && sums[1] != 0.0 {
+        at = rough_mean(s, x);
+        sums = squares_of(s, x, at);
+    }
+    let [sum, squares] = sums;
+    *into = into.merge(if trusted::<T>(squares) || (squares == 0.0 && is_constant(s, x, at)) {
+        MomentSums { count, at: at.to_f64(), sum, squares }
     } else {
         moments_wide(x.values())
-    };
-    *into = into.merge(block);
+    });
 }
 
 /// Merges the moments of the columns of a block into those of their statistics, which all have one count.
@@ -137,20 +197,19 @@ pub(crate) fn moments_columns<T: Real, S: Simd<T>>(
     x: Tile<T>,
     pattern: Pattern,
     scratch: &mut Scratch<T>,
-    into: &mut [Moments],
+    into: &mut [MomentSums],
 ) {
     debug_assert!(into.len() == pattern.width && x.len() == pattern.len());
-    let count = (x.rows() * pattern.repeat * pattern.fold) as f64;
+    let each = pattern.repeat * pattern.fold;
+    let count = (x.rows() * each) as f64;
     let before = into[0].count;
-    let share = count / (before + count);
     let [at, means, sums, squares, _] = scratch.take(x.len());
     if before > 0.0 {
         for (mean, into) in means.iter_mut().zip(into.iter()) {
-            *mean = T::from_f64(into.mean);
+            *mean = T::from_f64(into.at);
         }
     } else {
-        let sample = x.head(SAMPLE.div_ceil(pattern.repeat * pattern.fold), x.len());
-        rough_means(s, sample, pattern, [at, means, sums]);
+        rough_means(s, sample(x, each), pattern, [at, means, sums]);
     }
     squares_about(s, x, pattern, [at, means, sums, squares]);
     let mut wrong = false;
@@ -162,8 +221,7 @@ pub(crate) fn moments_columns<T: Real, S: Simd<T>>(
             close(count, sum, squares) && trusted::<T>(squares)
         };
         if good {
-            let block = moments_about(means[w].to_f64(), count, sum, squares);
-            *into = if before == 0.0 { block } else { into.merge_share(block, share) };
+            *into = into.merge(MomentSums { count, at: means[w].to_f64(), sum, squares });
         } else {
             wrong = true;
         }
@@ -175,7 +233,7 @@ pub(crate) fn moments_columns<T: Real, S: Simd<T>>(
         for (w, into) in into.iter_mut().enumerate().filter(|(_, into)| into.count == before) {
             let (sum, squares) = (pattern.sum(sums, w), pattern.sum(squares, w));
             *into = into.merge(if trusted::<T>(squares) {
-                moments_about(means[w].to_f64(), count, sum, squares)
+                MomentSums { count, at: means[w].to_f64(), sum, squares }
             } else {
                 moments_wide(columns_of(x, pattern, w))
             });
@@ -230,32 +288,25 @@ fn columns_of<T: Real>(x: Tile<T>, pattern: Pattern, w: usize) -> impl Iterator<
     })
 }
 
-/// Moments from the sums of `x − at` and of its squares.
-#[inline(always)]
-fn moments_about(at: f64, count: f64, sum: f64, squares: f64) -> Moments {
-    Moments { count, mean: at + sum / count, m2: (squares - sum * sum / count).max(0.0) }
-}
-
 /// The same in float64 throughout: for blocks whose squares leave the range of `T`, and for NaN and infinity.
 #[cold]
 #[inline(never)]
-fn moments_wide<T: Real>(values: impl Iterator<Item = T> + Clone) -> Moments {
+fn moments_wide<T: Real>(values: impl Iterator<Item = T> + Clone) -> MomentSums {
     let first = values.clone().next().map_or(0.0, T::to_f64);
     let (mut count, mut sum) = (0.0, 0.0);
     for x in values.clone() {
         count += 1.0;
         sum += x.to_f64() - first;
     }
-    let mean = first + sum / count;
+    // A value of `T`, as the blocks that follow take deviations from it.
+    let at = T::from_f64(first + sum / count).to_f64();
     let (mut sum, mut squares) = (0.0, 0.0);
     for x in values {
-        let d = x.to_f64() - mean;
+        let d = x.to_f64() - at;
         sum += d;
         squares += d * d;
     }
-    let m2 = squares - sum * sum / count;
-    // `max` would turn NaN into 0.
-    Moments { count, mean: mean + sum / count, m2: if m2 < 0.0 { 0.0 } else { m2 } }
+    MomentSums { count, at, sum, squares }
 }
 
 /// Σdy and Σdy·(x − mean) over all elements of a block.

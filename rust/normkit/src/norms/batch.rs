@@ -7,9 +7,8 @@ use super::{
 use crate::element::Element;
 use crate::error::{Error, Result, zeros};
 use crate::kernels::apply::{Affine, GradAffine, Scale};
-use crate::kernels::reduce::GradSums;
-use crate::layout::{Grid, Walk, grid, keep};
-use crate::moments::Moments;
+use crate::kernels::reduce::{GradSums, MomentSums};
+use crate::layout::{Grid, LONG, Walk, grid, keep};
 use crate::parallel::Slots;
 use crate::pass::{Application, Pass, Passes, Reduction};
 use crate::plan::Work;
@@ -47,20 +46,22 @@ pub fn batch_norm<E: Element>(
     let (grid, [from, to]) = grid(&x.shape, &keep(x.shape.len(), [axis]), [&x.strides, &y.strides]);
     let x = Input::new(x, &from);
     let bytes = grid.statistics() * count * size_of::<E>();
+    let out = Output::new(y, &to);
     let slots = [&mut statistics.mean, &mut statistics.var, &mut statistics.rstd].map(|slots| Slots::new(slots));
-    let rule = |c: usize, m: &[Moments], cells: &mut [Affine<E::Compute>]| {
-        let var = m[0].var(0.0);
+    let rule = |c: usize, m: &[MomentSums], cells: &mut [Affine<E::Compute>]| {
+        let m = m[0].moments();
+        let var = m.var(0.0);
         let rstd = rstd(var, eps);
         let [means, vars, rstds] = slots;
-        means.set(c, m[0].mean);
+        means.set(c, m.mean);
         vars.set(c, var);
         rstds.set(c, rstd);
-        cells[0] = Affine::new(m[0].mean, parameter(weight, c, 1.0) * rstd, parameter(bias, c, 0.0));
+        cells[0] = Affine::new(m.mean, parameter(weight, c, 1.0) * rstd, parameter(bias, c, 0.0));
     };
     let pass = Pass {
-        reduce: Reduction { grid, inputs: [x.clone()], means: &[], shared: 1 },
+        reduce: Reduction { grid, inputs: [x.clone()], means: &[], shared: 1, ahead: Some(out.clone()) },
         parts: 1,
-        apply: Some(Application { grid, inputs: [x], out: Output::new(y, &to) }),
+        apply: Some(Application { grid, inputs: [x], out }),
         cells: 1,
         samples: 1,
         rule: &rule,
@@ -103,7 +104,7 @@ pub fn batch_norm_inference<E: Element>(
 }
 
 /// Where nothing is reduced, samples may be cells too: where channels are outermost but for them, cells are then walked
-/// in the order of memory, and the channels' coefficients repeat.
+/// in the order of memory, and the channels' coefficients repeat. Short cells make columns with their neighbours instead.
 fn inference_grid<E>(x: &Tensor<E>, axis: usize, y: &TensorMut<E>) -> (Grid, [Walk; 2]) {
     let strides = [&x.strides[..], &y.strides];
     let mut kept = keep(x.shape.len(), [axis]);
@@ -111,7 +112,7 @@ fn inference_grid<E>(x: &Tensor<E>, axis: usize, y: &TensorMut<E>) -> (Grid, [Wa
     if (0..axis).all(outermost) {
         kept[..axis].fill(true);
         let (grid, walks) = grid(&x.shape, &kept, strides);
-        if !grid.columns {
+        if !grid.columns && grid.len >= LONG {
             return (grid, walks);
         }
         kept[..axis].fill(false);
@@ -149,7 +150,7 @@ pub fn batch_norm_backward<E: Element, G: Element>(
     let (grid, [from, along, to]) = grid(&x.shape, &kept, [&x.strides, &dy.strides, &dx.strides]);
     let count = grid.count() as f64;
     let inputs = [Input::new(x, &from), Input::new(dy, &along)];
-    let reduce = Reduction { grid, inputs: inputs.clone(), means: mean, shared: 1 };
+    let reduce = Reduction { grid, inputs: inputs.clone(), means: mean, shared: 1, ahead: None };
     let (dweight, dbias) = (Slots::new(&mut gradients.weight), Slots::new(&mut gradients.bias));
     // The sums of a channel, about its exact mean; its parameters' gradients go where they belong.
     let sums = |c: usize, sums: GradSums| {

@@ -7,9 +7,8 @@ use super::{
 use crate::element::Element;
 use crate::error::{Error, Result, shape_text, zeros};
 use crate::kernels::apply::{Affine, GradAffine};
-use crate::kernels::reduce::GradSums;
+use crate::kernels::reduce::{GradSums, MomentSums};
 use crate::layout::{grid, keep};
-use crate::moments::Moments;
 use crate::parallel::Slots;
 use crate::pass::{Application, Pass, Passes, Reduction};
 use crate::plan::{Work, sample_parts};
@@ -81,21 +80,28 @@ pub fn group_norm<E: Element>(
     let (groups_grid, [from]) = grid(&shape, &keep(shape.len(), [0, axis]), [&split_strides(&x_strides, axis, width)]);
     let (cells_grid, [along, to]) = grid(&whole, &keep(whole.len(), [0, axis]), [&x_strides, &y_strides]);
     let slots = [&mut statistics.mean, &mut statistics.var, &mut statistics.rstd].map(|slots| Slots::new(slots));
-    let rule = |t: usize, m: &[Moments], cells: &mut [Affine<E::Compute>]| {
-        let var = m[0].var(0.0);
+    let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<E::Compute>]| {
+        let m = m[0].moments();
+        let var = m.var(0.0);
         let rstd = rstd(var, eps);
         let [means, vars, rstds] = slots;
-        means.set(t, m[0].mean);
+        means.set(t, m.mean);
         vars.set(t, var);
         rstds.set(t, rstd);
         let first = t % groups * width;
         for (i, cell) in cells.iter_mut().enumerate() {
             let c = first + i;
-            *cell = Affine::new(m[0].mean, parameter(weight, c, 1.0) * rstd, parameter(bias, c, 0.0));
+            *cell = Affine::new(m.mean, parameter(weight, c, 1.0) * rstd, parameter(bias, c, 0.0));
         }
     };
     let pass = Pass {
-        reduce: Reduction { grid: groups_grid, inputs: [Input::new(x, &from)], means: &[], shared: 1 },
+        reduce: Reduction {
+            grid: groups_grid,
+            inputs: [Input::new(x, &from)],
+            means: &[],
+            shared: 1,
+            ahead: (x_strides == y_strides).then(|| Output::new(y, &from)),
+        },
         parts: 1,
         apply: Some(Application { grid: cells_grid, inputs: [Input::new(x, &along)], out: Output::new(y, &to) }),
         cells: width,
@@ -165,7 +171,7 @@ pub fn group_norm_backward<E: Element, G: Element>(
             }
         };
         let pass = Pass {
-            reduce: Reduction { grid, inputs: inputs.clone(), means: mean, shared: width },
+            reduce: Reduction { grid, inputs: inputs.clone(), means: mean, shared: width, ahead: None },
             parts: width,
             apply: Some(Application { grid, inputs, out: Output::new(dx, &to) }),
             cells: width,

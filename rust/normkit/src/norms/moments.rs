@@ -4,8 +4,8 @@ use super::{isa, plan};
 use crate::element::Element;
 use crate::error::{Error, Result, shape_text, zeros};
 use crate::kernels::apply::Affine;
+use crate::kernels::reduce::MomentSums;
 use crate::layout::grid;
-use crate::moments::Moments;
 use crate::parallel::Slots;
 use crate::pass::{Pass, Passes, Reduction};
 use crate::plan::Work;
@@ -45,11 +45,12 @@ pub fn moments<E: Element>(x: &Tensor<E>, axes: &[usize]) -> Result<MomentsOf> {
     }
     let (grid, [from]) = grid(&x.shape, &kept, [&x.strides]);
     let (mean, m2) = (Slots::new(&mut of.mean), Slots::new(&mut of.m2));
-    let rule = |t: usize, m: &[Moments], _: &mut [Affine<E::Compute>]| {
-        mean.set(t, m[0].mean);
-        m2.set(t, m[0].m2);
+    let rule = |t: usize, m: &[MomentSums], _: &mut [Affine<E::Compute>]| {
+        let m = m[0].moments();
+        mean.set(t, m.mean);
+        m2.set(t, m.m2);
     };
-    let reduce = Reduction { grid, inputs: [Input::<E::Compute>::new(x, &from)], means: &[], shared: 1 };
+    let reduce = Reduction { grid, inputs: [Input::<E::Compute>::new(x, &from)], means: &[], shared: 1, ahead: None };
     let pass =
         Pass::<_, _, Affine<E::Compute>, 1, 1> { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
     let read = x.size() * size_of::<E>();

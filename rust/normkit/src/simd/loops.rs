@@ -200,6 +200,17 @@ unsafe fn column_group<T: Real, S: Simd<T>, const K: usize, const J: usize, cons
     }
 }
 
+/// Asks for all lines of a rectangle to be in the second-level cache soon; any address will do.
+#[inline(always)]
+pub(crate) fn fetch<T: Real, S: Simd<T>>(s: S, at: *const T, rows: usize, stride: isize, len: usize) {
+    for r in 0..rows {
+        let row = at.wrapping_offset(r as isize * stride);
+        for i in (0..len).step_by(LINE / size_of::<T>()) {
+            s.prefetch(row.wrapping_add(i));
+        }
+    }
+}
+
 /// A closure can only be told to inline where it is an argument.
 #[inline(always)]
 fn inlined<V>(f: impl Fn(usize, usize) -> V) -> impl Fn(usize, usize) -> V {

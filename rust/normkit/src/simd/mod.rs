@@ -26,7 +26,7 @@ use crate::element::{Sink, Source};
 
 pub use isa::force;
 pub use isa::{Isa, IsaError};
-pub(crate) use loops::{columns, lanes, map};
+pub(crate) use loops::{columns, fetch, lanes, map};
 pub use tile::{Base, BaseMut};
 pub use tile::{Tile, TileMut};
 
@@ -100,6 +100,17 @@ pub trait Simd<T: Real>: Copy + 'static {
     unsafe fn stream(self, p: *mut T, v: Self::V);
     /// Make streamed stores visible before whatever follows.
     fn fence(self);
+    /// Ask for the line at `p`, which may be any address, to be in the second-level cache soon.
+    #[inline(always)]
+    fn prefetch(self, p: *const T) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: part of SSE, which x86-64 always has; a prefetch reads nothing and cannot fault.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = p;
+    }
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`

@@ -119,6 +119,22 @@ impl<'a, T: Copy> Tile<'a, T> {
         Tile { rows: rows.min(self.rows), len: len.min(self.len), ..self }
     }
 
+    /// Every `step`th row.
+    #[inline(always)]
+    pub(crate) fn every(self, step: usize) -> Self {
+        Tile { rows: self.rows.div_ceil(step), stride: self.stride * step as isize, ..self }
+    }
+
+    /// The heads, up to `len` elements long, of about `n` rows; of parts of the row, where there is one.
+    #[inline(always)]
+    pub(crate) fn places(self, n: usize, len: usize) -> Self {
+        if self.rows > 1 {
+            return self.every((self.rows / n).max(1)).head(self.rows, len);
+        }
+        let part = self.len / n;
+        if part < len { self.head(1, n * len) } else { Tile { rows: n, stride: part as isize, len, ..self } }
+    }
+
     /// One row.
     #[inline(always)]
     pub(crate) fn line(self, row: usize) -> Self {
