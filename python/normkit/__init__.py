@@ -34,6 +34,10 @@ Functions:
     batch_norm, batch_norm_backward: by the statistics of the batch, or frozen running ones (`training=False`).
     batch_norm_inference: by given statistics, without a cache.
     group_norm, group_norm_backward: by the statistics of groups of channels, per sample.
+    instance_norm, instance_norm_backward: by the statistics of each channel of each sample.
+    layer_norm, layer_norm_backward: over any axes; rms_norm, rms_norm_backward: the same without the mean.
+    adaptive_instance_norm, adaptive_instance_norm_backward: an instance norm with another array's mean and deviation.
+    batch_renorm, batch_renorm_backward: batch norm corrected towards its running statistics.
     moments: count, mean and sum of squared deviations over any axes, as a mergeable `Moments`.
     fold_conv_bn: batch norm folded into the convolution before it.
 
@@ -49,39 +53,69 @@ and what was found; nothing of the caller's has changed then.
 """
 
 from normkit._normkit import (
+    AdaptiveInstanceNormCache,
     BatchNormCache,
+    BatchRenormCache,
     GroupNormCache,
+    InstanceNormCache,
+    LayerNormCache,
     Moments,
+    RMSNormCache,
     __version__,
+    adaptive_instance_norm,
+    adaptive_instance_norm_backward,
     batch_norm,
     batch_norm_backward,
     batch_norm_inference,
+    batch_renorm,
+    batch_renorm_backward,
     fold_conv_bn,
     get_num_threads,
     group_norm,
     group_norm_backward,
+    instance_norm,
+    instance_norm_backward,
+    layer_norm,
+    layer_norm_backward,
     moments,
+    rms_norm,
+    rms_norm_backward,
     set_num_threads,
 )
 from normkit._process import num_threads, show_config
 from normkit.layers import BatchNorm, GroupNorm
 
 __all__ = [
+    "AdaptiveInstanceNormCache",
     "BatchNorm",
     "BatchNormCache",
+    "BatchRenormCache",
     "GroupNorm",
     "GroupNormCache",
+    "InstanceNormCache",
+    "LayerNormCache",
     "Moments",
+    "RMSNormCache",
     "__version__",
+    "adaptive_instance_norm",
+    "adaptive_instance_norm_backward",
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_inference",
+    "batch_renorm",
+    "batch_renorm_backward",
     "fold_conv_bn",
     "get_num_threads",
     "group_norm",
     "group_norm_backward",
+    "instance_norm",
+    "instance_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
     "moments",
     "num_threads",
+    "rms_norm",
+    "rms_norm_backward",
     "set_num_threads",
     "show_config",
 ]

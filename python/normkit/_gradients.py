@@ -37,3 +37,50 @@ class GroupNormResidualGradients(NamedTuple):
     dweight: NDArray[Any] | None
     dbias: NDArray[Any] | None
     dresidual: NDArray[Any]
+
+
+class InstanceNormGradients(NamedTuple):
+    """Gradients of `instance_norm`; each has the shape and dtype of what it belongs to, None where that was None."""
+
+    dx: NDArray[Any]
+    dweight: NDArray[Any] | None
+    dbias: NDArray[Any] | None
+
+
+class InstanceNormResidualGradients(NamedTuple):
+    """Gradients of `instance_norm` with a residual."""
+
+    dx: NDArray[Any]
+    dweight: NDArray[Any] | None
+    dbias: NDArray[Any] | None
+    dresidual: NDArray[Any]
+
+
+class LayerNormGradients(NamedTuple):
+    """Gradients of `layer_norm`; each has the shape and dtype of what it belongs to, None where that was None."""
+
+    dx: NDArray[Any]
+    dweight: NDArray[Any] | None
+    dbias: NDArray[Any] | None
+
+
+class RMSNormGradients(NamedTuple):
+    """Gradients of `rms_norm`; each has the shape and dtype of what it belongs to, None where that was None."""
+
+    dx: NDArray[Any]
+    dweight: NDArray[Any] | None
+
+
+class AdaptiveInstanceNormGradients(NamedTuple):
+    """Gradients of `adaptive_instance_norm`; each has the shape and dtype of what it belongs to."""
+
+    dcontent: NDArray[Any]
+    dstyle: NDArray[Any]
+
+
+class BatchRenormGradients(NamedTuple):
+    """Gradients of `batch_renorm`; each has the shape and dtype of what it belongs to, None where that was None."""
+
+    dx: NDArray[Any]
+    dweight: NDArray[Any] | None
+    dbias: NDArray[Any] | None

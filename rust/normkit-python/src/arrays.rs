@@ -71,7 +71,11 @@ pub(crate) struct Array<'py> {
     strides: Vec<isize>,
 }
 
-fn as_array<'py>(function: &str, name: &str, object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
+pub(crate) fn as_array<'py>(
+    function: &str,
+    name: &str,
+    object: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyUntypedArray>> {
     let array = object
         .cast::<PyUntypedArray>()
         .map_err(|_| type_error(function, name, "be a NumPy array", describe(object)))?;
@@ -104,11 +108,11 @@ fn copy<'py>(
     Ok(copy?.cast_into()?)
 }
 
-fn dtype_text(array: &Bound<'_, PyUntypedArray>) -> String {
+pub(crate) fn dtype_text(array: &Bound<'_, PyUntypedArray>) -> String {
     format!("dtype {}", array.dtype())
 }
 
-fn data(array: &Bound<'_, PyUntypedArray>) -> *mut u8 {
+pub(crate) fn data(array: &Bound<'_, PyUntypedArray>) -> *mut u8 {
     // SAFETY: an array object is valid while it is borrowed.
     unsafe { (*array.as_array_ptr()).fields.data.cast() }
 }
@@ -252,7 +256,7 @@ impl<'py> Array<'py> {
     /// The array as the core sees it.
     /// # Safety
     /// It came from [`Array::output`] or [`Array::like`], and is used by one call at a time.
-    unsafe fn tensor_mut<E: Element>(&self) -> TensorMut<'py, E> {
+    pub(crate) unsafe fn tensor_mut<E: Element>(&self) -> TensorMut<'py, E> {
         debug_assert_eq!(size_of::<E>(), self.dtype.size());
         // SAFETY: as for `tensor`; writeable, without overlap, and apart from inputs as the function allows.
         unsafe { TensorMut::from_raw(self.data.cast(), self.shape(), &self.strides) }
@@ -415,12 +419,7 @@ impl Parameter {
         object: &Bound<'_, PyAny>,
         channels: Channels,
     ) -> PyResult<Parameter> {
-        let array = as_array(function, name, object)?;
-        let kind = array.dtype().kind();
-        // bfloat16 is a kind of its own.
-        if kind != b'f' && !dtype_text(&array).ends_with("bfloat16") {
-            return Err(type_error(function, name, "be a float array", dtype_text(&array)));
-        }
+        let array = float_array(function, name, object)?;
         let Channels { count, of } = channels;
         let shape = array.shape();
         if shape.is_empty() || array.len() != count || shape.iter().filter(|&&n| n != 1).count() > 1 {
@@ -429,6 +428,24 @@ impl Parameter {
         }
         let values = read(&array)?;
         Ok(Parameter { array: array.unbind(), values })
+    }
+
+    /// One number for each position of `inner`, in that shape (axes of one element may be there or not).
+    pub(crate) fn shaped(
+        function: &str,
+        name: &str,
+        object: Option<&Bound<'_, PyAny>>,
+        inner: &[usize],
+    ) -> PyResult<Option<Parameter>> {
+        let Some(object) = object.filter(|object| !object.is_none()) else { return Ok(None) };
+        let array = float_array(function, name, object)?;
+        let squeezed = |shape: &[usize]| shape.iter().copied().filter(|&n| n != 1).collect::<Vec<_>>();
+        if squeezed(array.shape()) != squeezed(inner) || array.shape().is_empty() {
+            let expected = format!("have shape {} (the normalized axes of x)", shape_text(inner));
+            return Err(value_error(function, name, expected, format!("shape {}", shape_text(array.shape()))));
+        }
+        let values = read(&array)?;
+        Ok(Some(Parameter { array: array.unbind(), values }))
     }
 
     /// Numbers in the shape and dtype of this parameter.
@@ -443,6 +460,15 @@ impl Parameter {
         };
         if array.ndim() == 1 { Ok(new) } else { new.call_method1("reshape", (array.shape().to_vec(),)) }
     }
+}
+
+fn float_array<'py>(function: &str, name: &str, object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
+    let array = as_array(function, name, object)?;
+    // bfloat16 is a kind of its own.
+    if array.dtype().kind() != b'f' && !dtype_text(&array).ends_with("bfloat16") {
+        return Err(type_error(function, name, "be a float array", dtype_text(&array)));
+    }
+    Ok(array)
 }
 
 /// The straight walk through a parameter: its length and the distance between elements, in bytes.
@@ -460,9 +486,13 @@ fn read(array: &Bound<'_, PyUntypedArray>) -> PyResult<Vec<f64>> {
     let mut values = Vec::new();
     let failed = |_| PyMemoryError::new_err(format!("normkit: cannot hold {} parameters", array.len()));
     values.try_reserve_exact(array.len()).map_err(failed)?;
-    match Dtype::of(&array.dtype()).filter(|_| is_plain(array)) {
+    let straight = array.shape().iter().filter(|&&n| n > 1).count() <= 1;
+    match Dtype::of(&array.dtype()).filter(|_| straight && is_plain(array)) {
         Some(dtype) => with_element!(dtype, E => extend::<E>(&mut values, array)),
-        None => extend::<f64>(&mut values, &copy(array, &dtype::<f64>(array.py()), "C")?),
+        None => {
+            let flat = copy(array, &dtype::<f64>(array.py()), "C")?.call_method1("reshape", (-1,))?;
+            extend::<f64>(&mut values, flat.cast()?);
+        }
     }
     Ok(values)
 }

@@ -1,13 +1,11 @@
 //! `batch_norm` and its kin.
 
-use normkit::rstd;
-use numpy::PyUntypedArrayMethods;
+use normkit::{Extras, Used, rstd};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyTuple, PyType};
 
 use crate::arguments::{Arg, compute, describe, type_error, value_error};
 use crate::arrays::{Array, Channels, Output, Parameter, Running, overlaps, statistics, with_element};
+use crate::epilogue::{Epilogue, Kept};
 
 /// What the backward pass of a batch norm needs: references to x and the parameters, and the statistics.
 ///
@@ -17,15 +15,16 @@ use crate::arrays::{Array, Channels, Output, Parameter, Running, overlaps, stati
 ///     The mean and 1/sqrt(var + eps) that each channel was normalized with.
 #[pyclass(frozen, module = "normkit")]
 pub(crate) struct BatchNormCache {
-    x: Py<PyAny>,
-    weight: Option<Parameter>,
+    pub(crate) x: Py<PyAny>,
+    pub(crate) weight: Option<Parameter>,
     bias: Option<Parameter>,
-    axis: usize,
-    mean: Vec<f64>,
-    rstd: Vec<f64>,
+    pub(crate) axis: usize,
+    pub(crate) mean: Vec<f64>,
+    pub(crate) rstd: Vec<f64>,
     frozen: bool,
     /// y has been written over x.
     overwritten: bool,
+    epilogue: Kept,
 }
 
 #[pymethods]
@@ -43,16 +42,32 @@ impl BatchNormCache {
     }
 }
 
+impl BatchNormCache {
+    /// Of a plain training pass.
+    pub(crate) fn training(
+        x: Py<PyAny>,
+        weight: Option<Parameter>,
+        bias: Option<Parameter>,
+        axis: usize,
+        mean: Vec<f64>,
+        rstd: Vec<f64>,
+    ) -> Self {
+        let epilogue = Kept::default();
+        BatchNormCache { x, weight, bias, axis, mean, rstd, frozen: false, overwritten: false, epilogue }
+    }
+}
+
 /// x, its channel axis and how messages call its channels.
 pub(crate) fn input<'py>(
     function: &str,
+    name: &str,
     x: &Bound<'py, PyAny>,
     axis: &Arg<'py>,
 ) -> PyResult<(Array<'py>, usize, String)> {
-    let x = Array::input(function, "x", x)?;
+    let x = Array::input(function, name, x)?;
     if x.shape().len() < 2 {
         let found = format!("shape {}", normkit::shape_text(x.shape()));
-        return Err(value_error(function, "x", "have at least two axes, samples and channels", found));
+        return Err(value_error(function, name, "have at least two axes, samples and channels", found));
     }
     let axis = axis.axis(function, 1, x.shape().len())?;
     Ok((x, axis, format!("channels of x on axis {axis}")))
@@ -91,6 +106,12 @@ pub(crate) fn check_variances(function: &str, name: &str, values: &[f64]) -> PyR
 ///     The channel axis of x.
 /// running_var_ddof : 0 or 1
 ///     1 puts the unbiased variance into running_var (PyTorch), 0 the biased one (Keras, ONNX).
+/// activation : None, "relu", "leaky_relu" (slope 0.1) or "silu"
+///     Applied to the result, after the residual has been added.
+/// residual : float array of x's shape, optional
+///     Added to the result before the activation. It is kept by reference in the cache.
+/// mask : bool array of x's shape without its channel axis, or that broadcasts to it, optional
+///     True where an element counts. The others touch no statistic, whatever they are, and give y = 0 and dx = 0.
 /// out : array like x, optional
 ///     Where to write y. In training it must not overlap x; otherwise it may be x itself, but then there is no dweight.
 ///
@@ -135,9 +156,10 @@ pub(crate) fn check_variances(function: &str, name: &str, values: &[f64]) -> PyR
 #[pyfunction]
 #[pyo3(
     signature = (x, weight=None, bias=None, running_mean=None, running_var=None, *, training=Arg(None),
-        momentum=Arg(None), eps=Arg(None), axis=Arg(None), running_var_ddof=Arg(None), out=Arg(None)),
+        momentum=Arg(None), eps=Arg(None), axis=Arg(None), running_var_ddof=Arg(None), activation=Arg(None),
+        residual=Arg(None), mask=Arg(None), out=Arg(None)),
     text_signature = "(x, weight=None, bias=None, running_mean=None, running_var=None, *, training=True, \
-        momentum=0.1, eps=1e-05, axis=1, running_var_ddof=1, out=None)"
+        momentum=0.1, eps=1e-05, axis=1, running_var_ddof=1, activation=None, residual=None, mask=None, out=None)"
 )]
 pub(crate) fn batch_norm<'py>(
     py: Python<'py>,
@@ -151,10 +173,13 @@ pub(crate) fn batch_norm<'py>(
     eps: Arg<'py>,
     axis: Arg<'py>,
     running_var_ddof: Arg<'py>,
+    activation: Arg<'py>,
+    residual: Arg<'py>,
+    mask: Arg<'py>,
     out: Arg<'py>,
 ) -> PyResult<(Bound<'py, PyAny>, BatchNormCache)> {
     const NAME: &str = "batch_norm";
-    let (x, axis, of) = input(NAME, x, &axis)?;
+    let (x, axis, of) = input(NAME, "x", x, &axis)?;
     let channels = Channels { count: x.shape()[axis], of: &of };
     let training = training.flag(NAME, "training", true)?;
     let eps = eps.eps(NAME, 1e-5)?;
@@ -166,12 +191,16 @@ pub(crate) fn batch_norm<'py>(
     if !(0..=1).contains(&ddof) {
         return Err(value_error(NAME, "running_var_ddof", "be 0 or 1", ddof));
     }
+    let epilogue = Epilogue::new(NAME, &activation, &residual, Some(&mask), &x, axis)?;
+    let extras = epilogue.extras();
     let weight = Parameter::optional(NAME, "weight", weight, channels)?;
     let bias = Parameter::optional(NAME, "bias", bias, channels)?;
     let inputs = [
         ("x", Some(&x.given)),
         ("weight", weight.as_ref().map(|p| p.array.bind(py))),
         ("bias", bias.as_ref().map(|p| p.array.bind(py))),
+        epilogue.apart()[0],
+        epilogue.apart()[1],
     ];
     let running = Running::optional(NAME, running_mean, running_var, channels, training, &inputs)?;
     let scale = weight.as_ref().map(|p| &p.values[..]);
@@ -182,18 +211,21 @@ pub(crate) fn batch_norm<'py>(
         ("bias", bias.as_ref().map(|p| p.array.bind(py))),
         ("running_mean", running.as_ref().map(|r| r.mean.array.bind(py))),
         ("running_var", running.as_ref().map(|r| r.var.array.bind(py))),
+        epilogue.apart()[0],
+        epilogue.apart()[1],
     ];
     let (y, mean, rstds) = if training {
-        let values = x.object.len().checked_div(channels.count).unwrap_or(0);
+        let values = if channels.count == 0 { 0 } else { extras.count(x.shape(), axis) };
         if values == 1 {
-            let found = format!("shape {}", normkit::shape_text(x.shape()));
+            let masked = if epilogue.mask.is_some() { ", all but one masked" } else { "" };
+            let found = format!("shape {}{masked}", normkit::shape_text(x.shape()));
             return Err(value_error(NAME, "x", "have more than one value per channel in training", found));
         }
         let y = Array::output(NAME, &out, &x, None, &[&[("x in training", Some(&x.given))], &others[..]].concat())?;
         let statistics = with_element!(x.dtype, E => {
             // SAFETY: from `Array::output`, for this call alone.
             let (from, mut to) = (x.tensor::<E>(), unsafe { y.tensor_mut::<E>() });
-            compute(py, NAME, x.bytes(), move || normkit::batch_norm(&from, axis, scale, shift, eps, &mut to))
+            compute(py, NAME, x.bytes(), || normkit::batch_norm_fused(&from, axis, scale, shift, eps, &extras, &mut to))
         })?;
         let y = y.finish()?;
         if let Some(mut running) = running {
@@ -212,16 +244,26 @@ pub(crate) fn batch_norm<'py>(
         check_variances(NAME, "running_var", &var.values)?;
         let rstds: Vec<f64> = var.values.iter().map(|&var| rstd(var, eps)).collect();
         let y = Array::output(NAME, &out, &x, Some(("x", &x)), &others)?;
-        let y = inference(py, NAME, &x, axis, &mean.values, &rstds, scale, shift, y)?;
+        let y = inference(py, NAME, &x, axis, &mean.values, &rstds, scale, shift, &extras, y)?;
         (y, mean.values.clone(), rstds)
     };
     let overwritten = overlaps(&x.object, y.cast()?)?;
     let x = x.object.into_any().unbind();
-    let cache = BatchNormCache { x, weight, bias, axis, mean, rstd: rstds, frozen: !training, overwritten };
+    let cache = BatchNormCache {
+        x,
+        weight,
+        bias,
+        axis,
+        mean,
+        rstd: rstds,
+        frozen: !training,
+        overwritten,
+        epilogue: epilogue.keep(),
+    };
     Ok((y, cache))
 }
 
-fn inference<'py>(
+pub(crate) fn inference<'py>(
     py: Python<'py>,
     function: &str,
     x: &Array<'py>,
@@ -230,13 +272,14 @@ fn inference<'py>(
     rstds: &[f64],
     scale: Option<&[f64]>,
     shift: Option<&[f64]>,
+    extras: &Extras,
     y: Output<'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     with_element!(x.dtype, E => {
         // SAFETY: from `Array::output`, for this call alone.
         let (from, mut to) = (x.tensor::<E>(), unsafe { y.tensor_mut::<E>() });
-        compute(py, function, x.bytes(), move || {
-            normkit::batch_norm_inference(&from, axis, mean, rstds, scale, shift, &mut to)
+        compute(py, function, x.bytes(), || {
+            normkit::batch_norm_inference_fused(&from, axis, mean, rstds, scale, shift, extras, &mut to)
         })
     })?;
     y.finish()
@@ -255,6 +298,10 @@ fn inference<'py>(
 /// eps : float >= 0
 /// axis : int
 ///     The channel axis of x.
+/// activation : None, "relu", "leaky_relu" (slope 0.1) or "silu"
+///     Applied to the result, after the residual has been added.
+/// residual : float array of x's shape, optional
+///     Added to the result before the activation.
 /// out : array like x, optional
 ///     Where to write y; it may be x itself.
 ///
@@ -282,8 +329,10 @@ fn inference<'py>(
 ///        [ 1.,  1.]])
 #[pyfunction]
 #[pyo3(
-    signature = (x, mean, var, weight=None, bias=None, *, eps=Arg(None), axis=Arg(None), out=Arg(None)),
-    text_signature = "(x, mean, var, weight=None, bias=None, *, eps=1e-05, axis=1, out=None)"
+    signature = (x, mean, var, weight=None, bias=None, *, eps=Arg(None), axis=Arg(None), activation=Arg(None),
+        residual=Arg(None), out=Arg(None)),
+    text_signature = "(x, mean, var, weight=None, bias=None, *, eps=1e-05, axis=1, activation=None, residual=None, \
+        out=None)"
 )]
 pub(crate) fn batch_norm_inference<'py>(
     py: Python<'py>,
@@ -294,10 +343,13 @@ pub(crate) fn batch_norm_inference<'py>(
     bias: Option<&Bound<'py, PyAny>>,
     eps: Arg<'py>,
     axis: Arg<'py>,
+    activation: Arg<'py>,
+    residual: Arg<'py>,
     out: Arg<'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     const NAME: &str = "batch_norm_inference";
-    let (x, axis, of) = input(NAME, x, &axis)?;
+    let (x, axis, of) = input(NAME, "x", x, &axis)?;
+    let epilogue = Epilogue::new(NAME, &activation, &residual, None, &x, axis)?;
     let channels = Channels { count: x.shape()[axis], of: &of };
     let eps = eps.eps(NAME, 1e-5)?;
     let mean = Parameter::required(NAME, "mean", mean, channels)?;
@@ -313,16 +365,17 @@ pub(crate) fn batch_norm_inference<'py>(
         ("var", Some(var.array.bind(py))),
         ("weight", weight.as_ref().map(|p| p.array.bind(py))),
         ("bias", bias.as_ref().map(|p| p.array.bind(py))),
+        epilogue.apart()[0],
     ];
     let y = Array::output(NAME, &out, &x, Some(("x", &x)), &others)?;
-    inference(py, NAME, &x, axis, &mean.values, &rstds, scale, shift, y)
+    inference(py, NAME, &x, axis, &mean.values, &rstds, scale, shift, &epilogue.extras(), y)
 }
 
 /// Gradients of batch normalization.
 ///
 /// With xhat = (x - mean) * rstd and means over a channel: dx = weight * rstd * (dy - mean(dy) - xhat * mean(dy * xhat)),
 /// dweight = sum(dy * xhat), dbias = sum(dy). After a forward pass with training=False the statistics are constants:
-/// dx = weight * rstd * dy.
+/// dx = weight * rstd * dy. With an activation, dy stands for dy * slope, which is taken from x (and the residual) again.
 ///
 /// Parameters
 /// ----------
@@ -335,7 +388,7 @@ pub(crate) fn batch_norm_inference<'py>(
 ///
 /// Returns
 /// -------
-/// BatchNormGradients(dx, dweight, dbias)
+/// BatchNormGradients(dx, dweight, dbias), with a residual BatchNormResidualGradients(dx, dweight, dbias, dresidual)
 ///     dx has x's shape, dtype and memory order; dweight and dbias have those of their parameters, and are None where
 ///     these were None.
 ///
@@ -367,31 +420,57 @@ pub(crate) fn batch_norm_backward<'py>(
     out: Arg<'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     const NAME: &str = "batch_norm_backward";
-    static GRADIENTS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let Ok(cache) = cache.cast::<BatchNormCache>() else {
         return Err(type_error(NAME, "cache", "be the cache of batch_norm", describe(cache)));
     };
     let cache = cache.get();
-    if cache.overwritten && cache.weight.is_some() {
-        let expected = "still have its x, which dweight needs (give batch_norm another out)";
+    if cache.overwritten && (cache.weight.is_some() || cache.epilogue.needs_x()) {
+        let expected = "still have its x, which the gradient needs (give batch_norm another out)";
         return Err(value_error(NAME, "cache", expected, "one whose x was overwritten by out=x"));
     }
     let x = Array::input(NAME, "x", cache.x.bind(py))?;
     let dy = gradient(NAME, dy, &x)?;
-    let dx = Array::output(NAME, &out, &x, Some(("dy", &dy)), &[("x", Some(&x.given))])?;
+    let epilogue = cache.epilogue.back(py, NAME)?;
+    let [residual, mask] = epilogue.apart();
+    let dx = Array::output(NAME, &out, &x, Some(("dy", &dy)), &[("x", Some(&x.given)), residual, mask])?;
+    let dresidual = epilogue.residual.as_ref().map(Array::like).transpose()?;
     let weight = cache.weight.as_ref().map(|p| &p.values[..]);
-    let (axis, mean, rstd, frozen) = (cache.axis, &cache.mean, &cache.rstd, cache.frozen);
-    let gradients = with_element!(x.dtype, E => with_element!(dy.dtype, G => {
-        // SAFETY: from `Array::output`, for this call alone.
-        let (dy, from, mut to) = (dy.tensor::<G>(), x.tensor::<E>(), unsafe { dx.tensor_mut::<E>() });
-        compute(py, NAME, x.bytes(), move || {
-            normkit::batch_norm_backward(&dy, &from, axis, mean, rstd, weight, frozen, &mut to)
+    let bias = cache.bias.as_ref().map(|p| &p.values[..]);
+    let used = Used { mean: &cache.mean, rstd: &cache.rstd, frozen: cache.frozen };
+    let (axis, extras, operand) = (cache.axis, epilogue.extras(), dy.operand());
+    let dtype = dresidual.as_ref().map_or(x.dtype, |of| of.dtype);
+    let gradients = with_element!(x.dtype, E => with_element!(dtype, R => {
+        // SAFETY: from `Array::output` and `Array::like`, for this call alone.
+        let (from, mut to) = (x.tensor::<E>(), unsafe { dx.tensor_mut::<E>() });
+        // SAFETY: as above.
+        let mut beside = dresidual.as_ref().map(|of| unsafe { of.tensor_mut::<R>() });
+        compute(py, NAME, x.bytes(), || {
+            let beside = beside.as_mut();
+            normkit::batch_norm_fused_backward(&operand, &from, axis, used, weight, bias, &extras, &mut to, beside)
         })
     }))?;
     let dweight = cache.weight.as_ref().map(|p| p.like(py, &gradients.weight)).transpose()?;
     let dbias = cache.bias.as_ref().map(|p| p.like(py, &gradients.bias)).transpose()?;
-    let class = GRADIENTS.import(py, "normkit._gradients", "BatchNormGradients")?;
-    class.call1(PyTuple::new(py, [Some(dx.finish()?), dweight, dbias])?)
+    named(py, "BatchNorm", dx.finish()?, dweight, dbias, dresidual)
+}
+
+/// The named tuple of a norm's gradients, with the residual's where there is one.
+pub(crate) fn named<'py>(
+    py: Python<'py>,
+    norm: &str,
+    dx: Bound<'py, PyAny>,
+    dweight: Option<Bound<'py, PyAny>>,
+    dbias: Option<Bound<'py, PyAny>>,
+    dresidual: Option<Array<'py>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let classes = py.import("normkit._gradients")?;
+    match dresidual {
+        None => classes.getattr(format!("{norm}Gradients"))?.call1((dx, dweight, dbias)),
+        Some(dresidual) => {
+            let class = classes.getattr(format!("{norm}ResidualGradients"))?;
+            class.call1((dx, dweight, dbias, dresidual.object))
+        }
+    }
 }
 
 /// The gradient of y: it must have x's shape.

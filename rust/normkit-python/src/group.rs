@@ -1,12 +1,12 @@
-//! `group_norm` and its backward pass.
+//! `group_norm` and `instance_norm`, and their backward passes.
 
+use normkit::Grouping;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyTuple, PyType};
 
 use crate::arguments::{Arg, compute, describe, integer, type_error, value_error};
 use crate::arrays::{Array, Channels, Parameter, statistics, with_element};
-use crate::batch::{gradient, input};
+use crate::batch::{gradient, input, named};
+use crate::epilogue::{Epilogue, Kept};
 
 /// What the backward pass of a group norm needs: references to x and the parameters, and the statistics.
 ///
@@ -15,19 +15,32 @@ use crate::batch::{gradient, input};
 /// mean, rstd : float64 arrays of shape (N, num_groups)
 ///     The mean and 1/sqrt(var + eps) that each group was normalized with.
 #[pyclass(frozen, module = "normkit")]
-pub(crate) struct GroupNormCache {
+pub(crate) struct GroupNormCache(Cache);
+
+/// What the backward pass of an instance norm needs: references to x and the parameters, and the statistics.
+///
+/// Attributes
+/// ----------
+/// mean, rstd : float64 arrays of shape (N, C)
+///     The mean and 1/sqrt(var + eps) that each channel of each sample was normalized with.
+#[pyclass(frozen, module = "normkit")]
+pub(crate) struct InstanceNormCache(Cache);
+
+struct Cache {
     x: Py<PyAny>,
     weight: Option<Parameter>,
     bias: Option<Parameter>,
     axis: usize,
+    samples: usize,
     groups: usize,
     mean: Vec<f64>,
     rstd: Vec<f64>,
+    epilogue: Kept,
 }
 
-impl GroupNormCache {
+impl Cache {
     fn statistics<'py>(&self, py: Python<'py>, values: &[f64]) -> PyResult<Bound<'py, PyAny>> {
-        statistics(py, values, &[values.len() / self.groups, self.groups])
+        statistics(py, values, &[values.len().checked_div(self.groups).unwrap_or(self.samples), self.groups])
     }
 }
 
@@ -36,13 +49,28 @@ impl GroupNormCache {
     /// The means, float64 of shape (N, num_groups).
     #[getter]
     fn mean<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.statistics(py, &self.mean)
+        self.0.statistics(py, &self.0.mean)
     }
 
     /// 1/sqrt(var + eps), float64 of shape (N, num_groups).
     #[getter]
     fn rstd<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.statistics(py, &self.rstd)
+        self.0.statistics(py, &self.0.rstd)
+    }
+}
+
+#[pymethods]
+impl InstanceNormCache {
+    /// The means, float64 of shape (N, C).
+    #[getter]
+    fn mean<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.0.statistics(py, &self.0.mean)
+    }
+
+    /// 1/sqrt(var + eps), float64 of shape (N, C).
+    #[getter]
+    fn rstd<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.0.statistics(py, &self.0.rstd)
     }
 }
 
@@ -66,6 +94,10 @@ impl GroupNormCache {
 ///     Added to the variance.
 /// axis : int
 ///     The channel axis of x.
+/// activation : None, "relu", "leaky_relu" (slope 0.1) or "silu"
+///     Applied to the result, after the residual has been added.
+/// residual : float array of x's shape, optional
+///     Added to the result before the activation. It is kept by reference in the cache.
 /// out : array like x, optional
 ///     Where to write y. It must not overlap x.
 ///
@@ -97,8 +129,10 @@ impl GroupNormCache {
 /// array([[ 2., 20.]])
 #[pyfunction]
 #[pyo3(
-    signature = (x, num_groups, weight=None, bias=None, *, eps=Arg(None), axis=Arg(None), out=Arg(None)),
-    text_signature = "(x, num_groups, weight=None, bias=None, *, eps=1e-05, axis=1, out=None)"
+    signature = (x, num_groups, weight=None, bias=None, *, eps=Arg(None), axis=Arg(None), activation=Arg(None),
+        residual=Arg(None), out=Arg(None)),
+    text_signature = "(x, num_groups, weight=None, bias=None, *, eps=1e-05, axis=1, activation=None, residual=None, \
+        out=None)"
 )]
 pub(crate) fn group_norm<'py>(
     py: Python<'py>,
@@ -108,37 +142,142 @@ pub(crate) fn group_norm<'py>(
     bias: Option<&Bound<'py, PyAny>>,
     eps: Arg<'py>,
     axis: Arg<'py>,
+    activation: Arg<'py>,
+    residual: Arg<'py>,
     out: Arg<'py>,
 ) -> PyResult<(Bound<'py, PyAny>, GroupNormCache)> {
     const NAME: &str = "group_norm";
-    let (x, axis, of) = input(NAME, x, &axis)?;
+    let (x, axis, of) = input(NAME, "x", x, &axis)?;
     let channels = Channels { count: x.shape()[axis], of: &of };
     let groups = integer(NAME, "num_groups", num_groups)?;
     if groups < 1 || groups > channels.count.max(1) as i64 || channels.count as i64 % groups != 0 {
         let expected = format!("be at least 1 and divide {} ({of})", channels.count);
         return Err(value_error(NAME, "num_groups", expected, groups));
     }
-    let groups = groups as usize;
-    let eps = eps.eps(NAME, 1e-5)?;
-    let weight = Parameter::optional(NAME, "weight", weight, channels)?;
-    let bias = Parameter::optional(NAME, "bias", bias, channels)?;
+    let epilogue = Epilogue::new(NAME, &activation, &residual, None, &x, axis)?;
+    let (y, cache) = forward(py, NAME, x, axis, groups as usize, weight, bias, &eps, epilogue, &out, channels)?;
+    Ok((y, GroupNormCache(cache)))
+}
+
+/// Any grouping.
+fn forward<'py>(
+    py: Python<'py>,
+    function: &str,
+    x: Array<'py>,
+    axis: usize,
+    groups: usize,
+    weight: Option<&Bound<'py, PyAny>>,
+    bias: Option<&Bound<'py, PyAny>>,
+    eps: &Arg<'py>,
+    epilogue: Epilogue<'py>,
+    out: &Arg<'py>,
+    channels: Channels,
+) -> PyResult<(Bound<'py, PyAny>, Cache)> {
+    let eps = eps.eps(function, 1e-5)?;
+    let weight = Parameter::optional(function, "weight", weight, channels)?;
+    let bias = Parameter::optional(function, "bias", bias, channels)?;
     let scale = weight.as_ref().map(|p| &p.values[..]);
     let shift = bias.as_ref().map(|p| &p.values[..]);
     let apart = [
         ("x", Some(&x.given)),
         ("weight", weight.as_ref().map(|p| p.array.bind(py))),
         ("bias", bias.as_ref().map(|p| p.array.bind(py))),
+        epilogue.apart()[0],
     ];
-    let y = Array::output(NAME, &out, &x, None, &apart)?;
-    let statistics = with_element!(x.dtype, E => {
-        // SAFETY: from `Array::output`, for this call alone.
-        let (from, mut to) = (x.tensor::<E>(), unsafe { y.tensor_mut::<E>() });
-        compute(py, NAME, x.bytes(), move || normkit::group_norm(&from, axis, groups, scale, shift, eps, &mut to))
-    })?;
+    let y = Array::output(function, out, &x, None, &apart)?;
+    let samples = x.shape()[usize::from(axis == 0)];
+    let (grouping, extras) = (Grouping::new(groups), epilogue.extras());
+    let statistics = if groups == 0 {
+        normkit::Statistics::default() // no channels, nothing to do
+    } else {
+        with_element!(x.dtype, E => {
+            // SAFETY: from `Array::output`, for this call alone.
+            let (from, mut to) = (x.tensor::<E>(), unsafe { y.tensor_mut::<E>() });
+            compute(py, function, x.bytes(), || {
+                normkit::group_norm_fused(&from, axis, grouping, scale, shift, eps, &extras, &mut to)
+            })
+        })?
+    };
     let y = y.finish()?;
     let x = x.object.into_any().unbind();
-    let cache = GroupNormCache { x, weight, bias, axis, groups, mean: statistics.mean, rstd: statistics.rstd };
-    Ok((y, cache))
+    let normkit::Statistics { mean, rstd, .. } = statistics;
+    Ok((y, Cache { x, weight, bias, axis, samples, groups, mean, rstd, epilogue: epilogue.keep() }))
+}
+
+/// Instance normalization: each channel of each sample is normalized by its own mean and variance.
+///
+/// y = (x - mean) / sqrt(var + eps) * weight + bias
+///
+/// Mean and (biased) var are those of all positions of one channel of one sample, in training and inference alike.
+///
+/// Parameters
+/// ----------
+/// x : float array (N, C, *spatial), or with the channels on another axis; samples are the first of the others
+///     Any strides. It is kept by reference in the cache, so do not change it before the backward pass.
+/// weight, bias : float arrays of shape (C,), (1, C), (1, C, 1, 1), ..., optional
+///     Scale and offset of each channel; 1 and 0 where None.
+/// eps : float >= 0
+///     Added to the variance.
+/// axis : int
+///     The channel axis of x.
+/// activation : None, "relu", "leaky_relu" (slope 0.1) or "silu"
+///     Applied to the result, after the residual has been added.
+/// residual : float array of x's shape, optional
+///     Added to the result before the activation. It is kept by reference in the cache.
+/// out : array like x, optional
+///     Where to write y. It must not overlap x.
+///
+/// Returns
+/// -------
+/// y : array of x's shape, dtype and memory order
+/// cache : InstanceNormCache
+///     For instance_norm_backward; cache.mean and cache.rstd are float64 arrays of shape (N, C).
+///
+/// Raises
+/// ------
+/// ValueError
+///     A shape, axis or value that does not fit.
+/// TypeError
+///     An argument of the wrong type or dtype.
+///
+/// References
+/// ----------
+/// Ulyanov, Vedaldi & Lempitsky 2016, "Instance Normalization: The Missing Ingredient for Fast Stylization".
+///
+/// Examples
+/// --------
+/// >>> import numpy as np, normkit as nk
+/// >>> x = np.array([[[1.0, 3.0], [10.0, 30.0]]])
+/// >>> y, cache = nk.instance_norm(x, eps=0)
+/// >>> y
+/// array([[[-1.,  1.],
+///         [-1.,  1.]]])
+/// >>> cache.mean
+/// array([[ 2., 20.]])
+#[pyfunction]
+#[pyo3(
+    signature = (x, weight=None, bias=None, *, eps=Arg(None), axis=Arg(None), activation=Arg(None),
+        residual=Arg(None), out=Arg(None)),
+    text_signature = "(x, weight=None, bias=None, *, eps=1e-05, axis=1, activation=None, residual=None, out=None)"
+)]
+pub(crate) fn instance_norm<'py>(
+    py: Python<'py>,
+    x: &Bound<'py, PyAny>,
+    weight: Option<&Bound<'py, PyAny>>,
+    bias: Option<&Bound<'py, PyAny>>,
+    eps: Arg<'py>,
+    axis: Arg<'py>,
+    activation: Arg<'py>,
+    residual: Arg<'py>,
+    out: Arg<'py>,
+) -> PyResult<(Bound<'py, PyAny>, InstanceNormCache)> {
+    const NAME: &str = "instance_norm";
+    let (x, axis, of) = input(NAME, "x", x, &axis)?;
+    let channels = Channels { count: x.shape()[axis], of: &of };
+    let epilogue = Epilogue::new(NAME, &activation, &residual, None, &x, axis)?;
+    let groups = channels.count;
+    let (y, cache) = forward(py, NAME, x, axis, groups, weight, bias, &eps, epilogue, &out, channels)?;
+    Ok((y, InstanceNormCache(cache)))
 }
 
 /// Gradients of group normalization.
@@ -189,25 +328,103 @@ pub(crate) fn group_norm_backward<'py>(
     out: Arg<'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     const NAME: &str = "group_norm_backward";
-    static GRADIENTS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let Ok(cache) = cache.cast::<GroupNormCache>() else {
         return Err(type_error(NAME, "cache", "be the cache of group_norm", describe(cache)));
     };
-    let cache = cache.get();
-    let x = Array::input(NAME, "x", cache.x.bind(py))?;
-    let dy = gradient(NAME, dy, &x)?;
-    let dx = Array::output(NAME, &out, &x, Some(("dy", &dy)), &[("x", Some(&x.given))])?;
+    backward(py, NAME, "GroupNorm", dy, &cache.get().0, &out)
+}
+
+/// Any grouping.
+fn backward<'py>(
+    py: Python<'py>,
+    function: &str,
+    norm: &str,
+    dy: &Bound<'py, PyAny>,
+    cache: &Cache,
+    out: &Arg<'py>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let x = Array::input(function, "x", cache.x.bind(py))?;
+    let dy = gradient(function, dy, &x)?;
+    let epilogue = cache.epilogue.back(py, function)?;
+    let apart = [("x", Some(&x.given)), epilogue.apart()[0]];
+    let dx = Array::output(function, out, &x, Some(("dy", &dy)), &apart)?;
+    let dresidual = epilogue.residual.as_ref().map(Array::like).transpose()?;
     let weight = cache.weight.as_ref().map(|p| &p.values[..]);
-    let (axis, groups, mean, rstd) = (cache.axis, cache.groups, &cache.mean, &cache.rstd);
-    let gradients = with_element!(x.dtype, E => with_element!(dy.dtype, G => {
-        // SAFETY: from `Array::output`, for this call alone.
-        let (dy, from, mut to) = (dy.tensor::<G>(), x.tensor::<E>(), unsafe { dx.tensor_mut::<E>() });
-        compute(py, NAME, x.bytes(), move || {
-            normkit::group_norm_backward(&dy, &from, axis, groups, mean, rstd, weight, &mut to)
-        })
-    }))?;
+    let bias = cache.bias.as_ref().map(|p| &p.values[..]);
+    let (axis, grouping, mean, rstd) = (cache.axis, Grouping::new(cache.groups), &cache.mean, &cache.rstd);
+    let (extras, operand) = (epilogue.extras(), dy.operand());
+    let dtype = dresidual.as_ref().map_or(x.dtype, |of| of.dtype);
+    let gradients = if cache.groups == 0 {
+        normkit::ParameterGradients::default() // no channels, nothing to do
+    } else {
+        with_element!(x.dtype, E => with_element!(dtype, R => {
+            // SAFETY: from `Array::output` and `Array::like`, for this call alone.
+            let (from, mut to) = (x.tensor::<E>(), unsafe { dx.tensor_mut::<E>() });
+            // SAFETY: as above.
+            let mut beside = dresidual.as_ref().map(|of| unsafe { of.tensor_mut::<R>() });
+            compute(py, function, x.bytes(), || {
+                normkit::group_norm_fused_backward(
+                    &operand, &from, axis, grouping, mean, rstd, weight, bias, &extras, &mut to, beside.as_mut(),
+                )
+            })
+        }))?
+    };
     let dweight = cache.weight.as_ref().map(|p| p.like(py, &gradients.weight)).transpose()?;
     let dbias = cache.bias.as_ref().map(|p| p.like(py, &gradients.bias)).transpose()?;
-    let class = GRADIENTS.import(py, "normkit._gradients", "GroupNormGradients")?;
-    class.call1(PyTuple::new(py, [Some(dx.finish()?), dweight, dbias])?)
+    named(py, norm, dx.finish()?, dweight, dbias, dresidual)
+}
+
+/// Gradients of instance normalization.
+///
+/// With xhat = (x - mean) * rstd and means over the positions of a channel of a sample:
+/// dx = weight * rstd * (dy - mean(dy) - xhat * mean(dy * xhat)), dweight = sum(dy * xhat) and dbias = sum(dy) over
+/// samples and positions. With an activation, dy stands for dy * slope.
+///
+/// Parameters
+/// ----------
+/// dy : float array of x's shape
+///     The gradient of the loss by y; any strides, and it may have another dtype than x.
+/// cache : InstanceNormCache
+///     From instance_norm.
+/// out : array like x, optional
+///     Where to write dx; it may be dy itself.
+///
+/// Returns
+/// -------
+/// InstanceNormGradients(dx, dweight, dbias), with a residual InstanceNormResidualGradients(…, dresidual)
+///     dx has x's shape, dtype and memory order; the others have those of what they belong to, and are None where that
+///     was None.
+///
+/// Raises
+/// ------
+/// ValueError
+///     dy or out does not fit x.
+/// TypeError
+///     An argument of the wrong type or dtype, or the cache of another function.
+///
+/// References
+/// ----------
+/// Ulyanov, Vedaldi & Lempitsky 2016.
+///
+/// Examples
+/// --------
+/// >>> import numpy as np, normkit as nk
+/// >>> x = np.random.default_rng(0).standard_normal((2, 3, 5, 5))
+/// >>> y, cache = nk.instance_norm(x, np.ones(3), np.zeros(3))
+/// >>> dx, dweight, dbias = nk.instance_norm_backward(y, cache)
+/// >>> bool(abs(dx).max() < 1e-4)  # y itself is a direction that normalization takes out
+/// True
+#[pyfunction]
+#[pyo3(signature = (dy, cache, *, out=Arg(None)), text_signature = "(dy, cache, *, out=None)")]
+pub(crate) fn instance_norm_backward<'py>(
+    py: Python<'py>,
+    dy: &Bound<'py, PyAny>,
+    cache: &Bound<'py, PyAny>,
+    out: Arg<'py>,
+) -> PyResult<Bound<'py, PyAny>> {
+    const NAME: &str = "instance_norm_backward";
+    let Ok(cache) = cache.cast::<InstanceNormCache>() else {
+        return Err(type_error(NAME, "cache", "be the cache of instance_norm", describe(cache)));
+    };
+    backward(py, NAME, "InstanceNorm", dy, &cache.get().0, &out)
 }

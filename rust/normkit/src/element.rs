@@ -23,6 +23,10 @@ pub trait Element: Copy + Send + Sync + 'static {
 pub enum Source<'a> {
     F32(Base<'a, f32>),
     F64(Base<'a, f64>),
+    /// One value everywhere.
+    Constant(f64),
+    /// Bytes that count as 1 where they are not 0.
+    Flags(Base<'a, u8>),
 }
 
 /// The memory of an operand that is written.

@@ -122,6 +122,21 @@ pub(crate) fn offset(axes: &[(usize, isize)], mut i: usize) -> isize {
 /// The grid over `shape` that keeps the axes with `kept`, and the way of each operand through it. `strides` are those
 /// of the operands, the one that decides the order first. No size may be zero.
 pub(crate) fn grid<const P: usize>(shape: &[usize], kept: &[bool], strides: [&[isize]; P]) -> (Grid, [Walk; P]) {
+    make_grid(shape, kept, strides, true)
+}
+
+/// A grid in which each row of columns has one element of each statistic.
+pub(crate) fn plain_grid<const P: usize>(shape: &[usize], kept: &[bool], strides: [&[isize]; P]) -> (Grid, [Walk; P]) {
+    make_grid(shape, kept, strides, false)
+}
+
+/// `grouped`: whether a row of columns may have several elements of a statistic.
+fn make_grid<const P: usize>(
+    shape: &[usize],
+    kept: &[bool],
+    strides: [&[isize]; P],
+    grouped: bool,
+) -> (Grid, [Walk; P]) {
     debug_assert!(!shape.contains(&0));
     let mut axes: Vec<Axis<P>> = (0..shape.len())
         .filter(|&i| shape[i] != 1)
@@ -147,14 +162,14 @@ pub(crate) fn grid<const P: usize>(shape: &[usize], kept: &[bool], strides: [&[i
     let beside = group(n - inner, true);
     let run = n - inner - beside;
     let other_rows: usize = axes[..run].iter().filter(|axis| !axis.kept).map(|axis| axis.size).product();
-    let columns = beside > 0 && (inner == 0 || (fold < LONG && other_rows >= FEW_ROWS));
+    let columns = beside > 0 && (inner == 0 || (grouped && fold < LONG && other_rows >= FEW_ROWS));
     let run = if columns { run } else { n - inner };
     let width = if columns { size(&axes[n - inner - beside..n - inner]) } else { 1 };
 
     let mut outer = axes[..run].to_vec();
     let mut inside = axes[run..].to_vec();
     let mut repeat = 1;
-    let narrow = columns && width * fold < NARROW;
+    let narrow = grouped && columns && width * fold < NARROW;
     if let Some(last) = outer.last_mut().filter(|axis| narrow && !axis.kept) {
         let most = WIDE / (width * fold);
         repeat = (1..=most).rev().find(|r| last.size.is_multiple_of(*r)).unwrap_or(1);

@@ -33,11 +33,16 @@ mod weights;
 
 pub use element::Element;
 pub use error::{Error, Result, shape_text};
+pub use kernels::activation::Activation;
 pub use machine::Caches;
 pub use moments::Moments;
 pub use norms::{
-    MomentsOf, ParameterGradients, Statistics, batch_norm, batch_norm_backward, batch_norm_inference, group_norm,
-    group_norm_backward, moments, rstd, update_running,
+    Adapted, Bounds, Extras, Grouping, Layer, MomentsOf, Operand, ParameterGradients, Statistics, Used,
+    adaptive_instance_norm, adaptive_instance_norm_backward, affine_per_sample, batch_norm, batch_norm_backward,
+    batch_norm_fused, batch_norm_fused_backward, batch_norm_gradient_apply, batch_norm_gradient_sums,
+    batch_norm_inference, batch_norm_inference_fused, batch_renorm, batch_renorm_backward, group_norm,
+    group_norm_backward, group_norm_fused, group_norm_fused_backward, layer_norm, layer_norm_backward, moments, rstd,
+    update_running,
 };
 pub use parallel::{MOST_THREADS, num_threads, set_num_threads};
 pub use simd::{Isa, IsaError, Real, force as force_isa};

@@ -38,8 +38,33 @@ fn pieces(run: &[(usize, isize)], columns: &Range<usize>, mut f: impl FnMut(usiz
 
 impl<'a, T: Real> Input<'a, T> {
     pub(crate) fn new<E: Element>(tensor: &Tensor<'a, E>, walk: &Walk) -> Self {
-        let source = E::source(tensor.base);
+        Self::of(E::source(tensor.base), walk)
+    }
+
+    /// An operand whose type is known at run time.
+    pub(crate) fn of(source: Source<'a>, walk: &Walk) -> Self {
         Input { source, direct: T::read(source).zip(walk.direct()), walk: walk.clone() }
+    }
+
+    /// Bytes of an element.
+    pub(crate) fn element_size(&self) -> usize {
+        match self.source {
+            Source::F32(_) => 4,
+            Source::F64(_) => 8,
+            Source::Flags(_) => 1,
+            Source::Constant(_) => 0,
+        }
+    }
+
+    /// One value everywhere.
+    pub(crate) fn constant(value: f64, walk: &Walk) -> Self {
+        Input { source: Source::Constant(value), direct: None, walk: walk.clone() }
+    }
+
+    /// 1 where the mask is true, else 0.
+    pub(crate) fn mask(mask: &Tensor<'a, bool>, walk: &Walk) -> Self {
+        // A `bool` is a byte that is 0 or 1.
+        Input { source: Source::Flags(mask.base.cast()), direct: None, walk: walk.clone() }
     }
 
     /// Columns of some rows of kept position `k`; through `stage` where they cannot be used in place.
@@ -62,6 +87,8 @@ impl<'a, T: Real> Input<'a, T> {
                 match self.source {
                     Source::F32(base) => self.gather(base, k, rows, columns, stage),
                     Source::F64(base) => self.gather(base, k, rows, columns, stage),
+                    Source::Flags(base) => self.gather_with(base, k, rows, columns, stage, |flag| f64::from(flag != 0)),
+                    Source::Constant(value) => stage.resize(rows.len() * columns.len(), T::from_f64(value)),
                 }
                 Tile::new(stage, rows.len(), columns.len())
             }
@@ -77,12 +104,29 @@ impl<'a, T: Real> Input<'a, T> {
         columns: &Range<usize>,
         stage: &mut Vec<T>,
     ) {
+        self.gather_with(base, k, rows, columns, stage, E::to_f64);
+    }
+
+    #[inline(always)]
+    fn gather_with<E: Copy>(
+        &self,
+        base: Base<'a, E>,
+        k: usize,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+        stage: &mut Vec<T>,
+        convert: impl Fn(E) -> f64,
+    ) {
         for row in rows.clone() {
             let start = self.walk.offset(k, row);
             pieces(&self.walk.run, columns, |_, at, n, stride| {
                 // SAFETY: a grid reaches exactly the elements of its tensor.
-                let value = |i: isize| unsafe { base.at(start + at + i * stride).read() };
-                stage.extend((0..n as isize).map(|i| T::from_f64(value(i).to_f64())));
+                let value = |i: isize| T::from_f64(convert(unsafe { base.at(start + at + i * stride).read() }));
+                if stride == 0 {
+                    stage.resize(stage.len() + n, value(0));
+                } else {
+                    stage.extend((0..n as isize).map(value));
+                }
             });
         }
     }

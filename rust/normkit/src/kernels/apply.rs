@@ -1,5 +1,6 @@
 //! One pass over a block: y = (x − mean)·scale + shift, dx = a·dy + (b·x̂ + c), x̂ = (x − mean)·rstd.
 
+use super::activation::Activation;
 use crate::simd::{Real, Simd, Tile, TileMut, map};
 
 /// Coefficients of the forward pass for one cell.
@@ -11,6 +12,9 @@ pub struct Affine<T> {
 }
 
 impl<T: Real> Affine<T> {
+    /// Where there is nothing to know.
+    pub(crate) const EMPTY: Self = Affine { mean: T::ZERO, scale: T::ZERO, shift: T::ZERO };
+
     /// y = (x − mean)·scale + bias, with what rounding the mean to `T` loses put into the shift.
     #[inline(always)]
     pub(crate) fn new(mean: f64, scale: f64, bias: f64) -> Self {
@@ -48,104 +52,230 @@ impl<T: Real> GradAffine<T> {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Scale<T>(pub(crate) T);
 
-/// Forward, one cell.
-#[inline(always)]
-pub(crate) fn forward_rows<T: Real, S: Simd<T>>(s: S, x: Tile<T>, y: TileMut<T>, cell: Affine<T>, stream: bool) {
-    let (mean, scale, shift) = (s.splat(cell.mean), s.splat(cell.scale), s.splat(cell.shift));
-    map(
-        s,
-        [x],
-        [],
-        y,
-        stream,
-        #[inline(always)]
-        |[x], []| s.add(s.mul(s.sub(x, mean), scale), shift),
-    );
+/// What is done to the `K` operands of an element, by `J` coefficients of its cell: written once for coefficients that
+/// are constant along a run and for those that vary.
+pub trait Coefficients<T: Real, const K: usize, const J: usize>: Copy + Send + Sync {
+    /// Fills arrays before the rule does.
+    const NONE: Self;
+    /// The coefficients of a cell, in order.
+    fn coefficients(self) -> [T; J];
+    /// The output.
+    fn of<S: Simd<T>>(self, s: S, operands: [S::V; K], coefficients: [S::V; J]) -> S::V;
+    /// A second output, where there is one.
+    #[inline(always)]
+    fn second<S: Simd<T>>(self, _s: S, operands: [S::V; K], _coefficients: [S::V; J]) -> S::V {
+        operands[0]
+    }
 }
 
-/// Forward, coefficients by column: `along` is mean, scale, shift.
+/// The first or the second output.
 #[inline(always)]
-pub(crate) fn forward_columns<T: Real, S: Simd<T>>(s: S, x: Tile<T>, y: TileMut<T>, along: [&[T]; 3], stream: bool) {
-    map(
-        s,
-        [x],
-        along,
-        y,
-        stream,
-        #[inline(always)]
-        |[x], [mean, scale, shift]| s.add(s.mul(s.sub(x, mean), scale), shift),
-    );
-}
-
-/// Backward, one cell.
-#[inline(always)]
-pub(crate) fn backward_rows<T: Real, S: Simd<T>>(
+fn output<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K: usize, const J: usize>(
     s: S,
-    x: Tile<T>,
-    dy: Tile<T>,
-    dx: TileMut<T>,
-    cell: GradAffine<T>,
+    like: B,
+    second: bool,
+    operands: [S::V; K],
+    coefficients: [S::V; J],
+) -> S::V {
+    if second { like.second(s, operands, coefficients) } else { like.of(s, operands, coefficients) }
+}
+
+/// A block of one cell.
+#[inline(always)]
+pub(crate) fn apply_rows<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K: usize, const J: usize>(
+    s: S,
+    tiles: [Tile<T>; K],
+    out: TileMut<T>,
+    cell: B,
+    second: bool,
     stream: bool,
 ) {
-    let (mean, rstd) = (s.splat(cell.mean), s.splat(cell.rstd));
-    let (a, b, c) = (s.splat(cell.a), s.splat(cell.b), s.splat(cell.c));
+    let values = cell.coefficients();
+    let mut coefficients = [s.splat(T::ZERO); J];
+    for j in 0..J {
+        coefficients[j] = s.splat(values[j]);
+    }
     map(
         s,
-        [x, dy],
+        tiles,
         [],
-        dx,
+        out,
         stream,
         #[inline(always)]
-        |[x, dy], []| s.add(s.mul(dy, a), s.add(s.mul(s.mul(s.sub(x, mean), rstd), b), c)),
+        |operands, []| output(s, cell, second, operands, coefficients),
     );
 }
 
-/// Backward, coefficients by column: `along` is mean, rstd, a, b, c.
+/// A block of columns; `along` are the coefficients by column, `like` any of the cells.
 #[inline(always)]
-pub(crate) fn backward_columns<T: Real, S: Simd<T>>(
+pub(crate) fn apply_columns<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K: usize, const J: usize>(
     s: S,
-    x: Tile<T>,
-    dy: Tile<T>,
-    dx: TileMut<T>,
-    along: [&[T]; 5],
+    tiles: [Tile<T>; K],
+    out: TileMut<T>,
+    along: [&[T]; J],
+    like: B,
+    second: bool,
     stream: bool,
 ) {
     map(
         s,
-        [x, dy],
+        tiles,
         along,
-        dx,
+        out,
         stream,
         #[inline(always)]
-        |[x, dy], [mean, rstd, a, b, c]| s.add(s.mul(dy, a), s.add(s.mul(s.mul(s.sub(x, mean), rstd), b), c)),
+        |operands, coefficients| output(s, like, second, operands, coefficients),
     );
 }
 
-/// Backward through frozen statistics, one cell: dx = a·dy.
+/// (x − mean)·scale + shift
 #[inline(always)]
-pub(crate) fn scale_rows<T: Real, S: Simd<T>>(s: S, dy: Tile<T>, dx: TileMut<T>, a: T, stream: bool) {
-    let a = s.splat(a);
-    map(
-        s,
-        [dy],
-        [],
-        dx,
-        stream,
-        #[inline(always)]
-        |[dy], []| s.mul(dy, a),
-    );
+pub(crate) fn affine<T: Real, S: Simd<T>>(s: S, x: S::V, [mean, scale, shift]: [S::V; 3]) -> S::V {
+    s.add(s.mul(s.sub(x, mean), scale), shift)
 }
 
-/// Backward through frozen statistics, coefficients by column.
+impl<T: Real> Coefficients<T, 1, 3> for Affine<T> {
+    const NONE: Self = Affine::EMPTY;
+    #[inline(always)]
+    fn coefficients(self) -> [T; 3] {
+        [self.mean, self.scale, self.shift]
+    }
+    #[inline(always)]
+    fn of<S: Simd<T>>(self, s: S, [x]: [S::V; 1], coefficients: [S::V; 3]) -> S::V {
+        affine(s, x, coefficients)
+    }
+}
+
+/// The affine map, a residual where there is one (the second operand), and an activation.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Fused<T> {
+    pub(crate) cell: Affine<T>,
+    pub(crate) activation: Activation,
+}
+
+impl<T: Real, const K: usize> Coefficients<T, K, 3> for Fused<T> {
+    const NONE: Self = Fused { cell: Affine::EMPTY, activation: Activation::Identity };
+    #[inline(always)]
+    fn coefficients(self) -> [T; 3] {
+        [self.cell.mean, self.cell.scale, self.cell.shift]
+    }
+    #[inline(always)]
+    fn of<S: Simd<T>>(self, s: S, operands: [S::V; K], coefficients: [S::V; 3]) -> S::V {
+        let z = affine(s, operands[0], coefficients);
+        self.activation.of(s, if K > 1 { s.add(z, operands[1]) } else { z })
+    }
+}
+
+/// The affine map, then weight and bias that vary inside the cell (the second and third operand).
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Inner<T>(pub(crate) Affine<T>);
+
+impl<T: Real> Coefficients<T, 3, 3> for Inner<T> {
+    const NONE: Self = Inner(Affine::EMPTY);
+    #[inline(always)]
+    fn coefficients(self) -> [T; 3] {
+        self.0.coefficients()
+    }
+    #[inline(always)]
+    fn of<S: Simd<T>>(self, s: S, [x, weight, bias]: [S::V; 3], coefficients: [S::V; 3]) -> S::V {
+        s.add(s.mul(affine(s, x, coefficients), weight), bias)
+    }
+}
+
+/// a·dz + (x − mean)·rstd·b + c
 #[inline(always)]
-pub(crate) fn scale_columns<T: Real, S: Simd<T>>(s: S, dy: Tile<T>, dx: TileMut<T>, a: &[T], stream: bool) {
-    map(
-        s,
-        [dy],
-        [a],
-        dx,
-        stream,
-        #[inline(always)]
-        |[dy], [a]| s.mul(dy, a),
-    );
+fn backward<T: Real, S: Simd<T>>(s: S, x: S::V, dz: S::V, [mean, rstd, a, b, c]: [S::V; 5]) -> S::V {
+    s.add(s.mul(dz, a), s.add(s.mul(s.mul(s.sub(x, mean), rstd), b), c))
+}
+
+impl<T: Real> Coefficients<T, 2, 5> for GradAffine<T> {
+    const NONE: Self = GradAffine { mean: T::ZERO, rstd: T::ZERO, a: T::ZERO, b: T::ZERO, c: T::ZERO };
+    #[inline(always)]
+    fn coefficients(self) -> [T; 5] {
+        [self.mean, self.rstd, self.a, self.b, self.c]
+    }
+    #[inline(always)]
+    fn of<S: Simd<T>>(self, s: S, [x, dy]: [S::V; 2], coefficients: [S::V; 5]) -> S::V {
+        backward(s, x, dy, coefficients)
+    }
+}
+
+/// The backward pass of [`Inner`]: dz = dy·weight, the third operand.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct GradInner<T>(pub(crate) GradAffine<T>);
+
+impl<T: Real> Coefficients<T, 3, 5> for GradInner<T> {
+    const NONE: Self = GradInner(GradAffine::NONE);
+    #[inline(always)]
+    fn coefficients(self) -> [T; 5] {
+        self.0.coefficients()
+    }
+    #[inline(always)]
+    fn of<S: Simd<T>>(self, s: S, [x, dy, weight]: [S::V; 3], coefficients: [S::V; 5]) -> S::V {
+        backward(s, x, s.mul(dy, weight), coefficients)
+    }
+}
+
+/// The backward pass of [`Fused`]: dz = dy·slope, taken where the forward pass has taken its activation.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct GradFused<T> {
+    pub(crate) grad: GradAffine<T>,
+    pub(crate) scale: T,
+    pub(crate) shift: T,
+    pub(crate) activation: Activation,
+    /// Whether statistics do not depend on x: dx = a·dz.
+    pub(crate) frozen: bool,
+}
+
+impl<T: Real, const K: usize> Coefficients<T, K, 7> for GradFused<T> {
+    const NONE: Self = GradFused {
+        grad: GradAffine::NONE,
+        scale: T::ZERO,
+        shift: T::ZERO,
+        activation: Activation::Identity,
+        frozen: false,
+    };
+    #[inline(always)]
+    fn coefficients(self) -> [T; 7] {
+        let GradAffine { mean, rstd, a, b, c } = self.grad;
+        [mean, rstd, a, b, c, self.scale, self.shift]
+    }
+    #[inline(always)]
+    fn of<S: Simd<T>>(self, s: S, operands: [S::V; K], [mean, rstd, a, b, c, scale, shift]: [S::V; 7]) -> S::V {
+        let dz = pulled(s, self.activation, operands, [mean, scale, shift]);
+        if self.frozen { s.mul(dz, a) } else { backward(s, operands[0], dz, [mean, rstd, a, b, c]) }
+    }
+    /// dz, the gradient of a residual.
+    #[inline(always)]
+    fn second<S: Simd<T>>(self, s: S, operands: [S::V; K], coefficients: [S::V; 7]) -> S::V {
+        let [mean, _, _, _, _, scale, shift] = coefficients;
+        pulled(s, self.activation, operands, [mean, scale, shift])
+    }
+}
+
+/// What flows through the activation: operands are x, dy and the residual where there is one.
+#[inline(always)]
+pub(crate) fn pulled<T: Real, S: Simd<T>, const K: usize>(
+    s: S,
+    activation: Activation,
+    operands: [S::V; K],
+    cell: [S::V; 3],
+) -> S::V {
+    if activation == Activation::Identity {
+        return operands[1];
+    }
+    let z = affine(s, operands[0], cell);
+    activation.pull(s, if K > 2 { s.add(z, operands[2]) } else { z }, operands[1])
+}
+
+impl<T: Real> Coefficients<T, 1, 1> for Scale<T> {
+    const NONE: Self = Scale(T::ZERO);
+    #[inline(always)]
+    fn coefficients(self) -> [T; 1] {
+        [self.0]
+    }
+    #[inline(always)]
+    fn of<S: Simd<T>>(self, s: S, [dy]: [S::V; 1], [a]: [S::V; 1]) -> S::V {
+        s.mul(dy, a)
+    }
 }

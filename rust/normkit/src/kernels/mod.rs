@@ -3,8 +3,12 @@
 //! Blocks are small enough for a cache, so that statistics can be taken in two passes: a mean, then deviations from it
 //! (float lanes inside a block, float64 between blocks). A kernel knows nothing of norms, threads or layouts.
 
+pub(crate) mod activation;
 pub(crate) mod apply;
+pub(crate) mod flow;
 pub(crate) mod reduce;
+
+use std::ops::Range;
 
 use crate::simd::Real;
 
@@ -17,6 +21,12 @@ pub struct Pattern {
 }
 
 impl Pattern {
+    /// The columns of statistic `w` in repetition `p`.
+    pub(crate) fn run(self, p: usize, w: usize) -> Range<usize> {
+        let start = (p * self.width + w) * self.fold;
+        start..start + self.fold
+    }
+
     pub(crate) fn len(self) -> usize {
         self.repeat * self.width * self.fold
     }
@@ -25,10 +35,16 @@ impl Pattern {
     #[inline(always)]
     pub(crate) fn expand<T: Copy>(self, columns: &mut [T], value: impl Fn(usize) -> T) {
         let columns = &mut columns[..self.len()];
-        let period = self.width * self.fold;
         for w in 0..self.width {
             columns[w * self.fold..][..self.fold].fill(value(w));
         }
+        self.repeat(columns);
+    }
+
+    /// Copies the first period to the others.
+    #[inline(always)]
+    pub(crate) fn repeat<T: Copy>(self, columns: &mut [T]) {
+        let period = self.width * self.fold;
         for p in 1..self.repeat {
             columns.copy_within(..period, p * period);
         }

@@ -1,6 +1,10 @@
 //! Statistics of one block: moments (forward) and the two sums that a gradient needs (backward).
 
+use std::ops::Range;
+
 use super::Pattern;
+use super::apply::Affine;
+use super::flow::Flow;
 use crate::moments::Moments;
 use crate::simd::{Real, Simd, Tile, columns, lanes};
 
@@ -27,13 +31,19 @@ impl GradSums {
 
 /// Room for the parameters and sums of the columns of a block, reused from block to block.
 pub struct Scratch<T> {
-    pub(crate) columns: [Vec<T>; 5],
+    pub(crate) columns: [Vec<T>; 7],
+}
+
+impl<T> Scratch<T> {
+    pub(crate) fn new() -> Self {
+        Scratch { columns: [const { Vec::new() }; 7] }
+    }
 }
 
 impl<T: Real> Scratch<T> {
-    /// Five arrays of `len` elements; their contents are old.
+    /// Arrays of `len` elements; their contents are old.
     #[inline(always)]
-    pub(crate) fn take(&mut self, len: usize) -> [&mut [T]; 5] {
+    pub(crate) fn take(&mut self, len: usize) -> [&mut [T]; 7] {
         self.columns.each_mut().map(|column| {
             if column.len() < len {
                 column.resize(len, T::ZERO);
@@ -203,7 +213,7 @@ pub(crate) fn moments_columns<T: Real, S: Simd<T>>(
     let each = pattern.repeat * pattern.fold;
     let count = (x.rows() * each) as f64;
     let before = into[0].count;
-    let [at, means, sums, squares, _] = scratch.take(x.len());
+    let [at, means, sums, squares, ..] = scratch.take(x.len());
     if before > 0.0 {
         for (mean, into) in means.iter_mut().zip(into.iter()) {
             *mean = T::from_f64(into.at);
@@ -309,67 +319,111 @@ fn moments_wide<T: Real>(values: impl Iterator<Item = T> + Clone) -> MomentSums 
     MomentSums { count, at, sum, squares }
 }
 
-/// Σdy and Σdy·(x − mean) over all elements of a block.
+/// Σdz and Σdz·(x − mean) over all elements of a block.
 #[inline(always)]
-pub(crate) fn gradient_rows<T: Real, S: Simd<T>>(s: S, x: Tile<T>, dy: Tile<T>, mean: T) -> GradSums {
-    let at = s.splat(mean);
+pub(crate) fn gradient_rows<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize>(
+    s: S,
+    tiles: [Tile<T>; K],
+    cell: Affine<T>,
+    flow: F,
+) -> GradSums {
+    let along = Affine { mean: s.splat(cell.mean), scale: s.splat(cell.scale), shift: s.splat(cell.shift) };
+    let mut fill = [T::ZERO; K];
+    fill[0] = cell.mean;
     let [sum, dot] = lanes(
         s,
-        [x, dy],
-        [mean, T::ZERO],
+        tiles,
+        fill,
         #[inline(always)]
-        |[x, dy]| [dy, s.mul(dy, s.sub(x, at))],
+        |operands| {
+            let dz = flow.vector(s, operands, along);
+            [dz, s.mul(dz, flow.deviation(s, operands, along))]
+        },
     );
-    if sum.is_finite()
-        && (trusted::<T>(dot) || (dot == 0.0 && (is_constant(s, dy, T::ZERO) || is_constant(s, x, mean))))
-    {
+    if sum.is_finite() && (trusted::<T>(dot) || (dot == 0.0 && vanishes(s, tiles, fill, along, flow))) {
         GradSums { dy: sum, dot }
     } else {
-        gradient_wide(x.values().zip(dy.values()), mean)
+        gradient_wide(elements(tiles, 0..tiles[0].len()), cell, flow)
     }
 }
 
-/// Adds the two sums of the columns of a block to those of their cells; `means` has a value for each column.
+/// Whether all dz or all x − mean are zero. (Sums of products can be zero by underflow too.)
 #[inline(always)]
-pub(crate) fn gradient_columns<T: Real, S: Simd<T>>(
+fn vanishes<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize>(
     s: S,
-    x: Tile<T>,
-    dy: Tile<T>,
+    tiles: [Tile<T>; K],
+    fill: [T; K],
+    along: Affine<S::V>,
+    flow: F,
+) -> bool {
+    let lift = s.splat(T::LIFT);
+    let [dz, d] = lanes(
+        s,
+        tiles,
+        fill,
+        #[inline(always)]
+        |operands| {
+            let dz = s.mul(flow.vector(s, operands, along), lift);
+            let d = s.mul(flow.deviation(s, operands, along), lift);
+            [s.mul(dz, dz), s.mul(d, d)]
+        },
+    );
+    dz == 0.0 || d == 0.0
+}
+
+/// Gives `add` the two sums of each cell of a block of columns; mean, scale and shift have a value for each
+/// column.
+#[inline(always)]
+pub(crate) fn gradient_columns<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize>(
+    s: S,
+    tiles: [Tile<T>; K],
     pattern: Pattern,
-    [means, sums, dots]: [&mut [T]; 3],
-    into: &mut [GradSums],
+    [mean, scale, shift, sums, dots]: [&mut [T]; 5],
+    flow: F,
+    mut add: impl FnMut(usize, GradSums),
 ) {
-    debug_assert!(into.len() == pattern.width && x.len() == pattern.len());
+    debug_assert!(tiles[0].len() == pattern.len());
     sums.fill(T::ZERO);
     dots.fill(T::ZERO);
     columns(
         s,
-        [x, dy],
-        [means],
+        tiles,
+        [mean, scale, shift],
         [sums, dots],
         #[inline(always)]
-        |[x, dy], [mean]| [dy, s.mul(dy, s.sub(x, mean))],
+        |operands, [mean, scale, shift]| {
+            let along = Affine { mean, scale, shift };
+            let dz = flow.vector(s, operands, along);
+            [dz, s.mul(dz, flow.deviation(s, operands, along))]
+        },
     );
-    for (w, into) in into.iter_mut().enumerate() {
+    for w in 0..pattern.width {
         let block = GradSums { dy: pattern.sum(sums, w), dot: pattern.sum(dots, w) };
-        let mean = means[w * pattern.fold];
+        let first = w * pattern.fold;
+        let cell = Affine { mean: mean[first], scale: scale[first], shift: shift[first] };
+        let all = || (0..pattern.repeat).flat_map(move |p| elements(tiles, pattern.run(p, w)));
         let zero =
-            || columns_of(dy, pattern, w).all(|dy| dy == T::ZERO) || columns_of(x, pattern, w).all(|x| x == mean);
+            || all().all(|of| flow.wide(of, cell) == 0.0) || all().all(|of| flow.wide_deviation(of, cell) == 0.0);
         let good = block.dy.is_finite() && (trusted::<T>(block.dot) || (block.dot == 0.0 && zero()));
-        *into = into.add(if good {
-            block
-        } else {
-            gradient_wide(columns_of(x, pattern, w).zip(columns_of(dy, pattern, w)), mean)
-        });
+        add(w, if good { block } else { gradient_wide(all(), cell, flow) });
     }
+}
+
+/// The operands of each element of some columns.
+fn elements<T: Real, const K: usize>(tiles: [Tile<T>; K], columns: Range<usize>) -> impl Iterator<Item = [T; K]> {
+    (0..tiles[0].rows()).flat_map(move |r| columns.clone().map(move |i| tiles.map(|tile| tile.get(r, i))))
 }
 
 /// The same in float64 throughout.
 #[cold]
 #[inline(never)]
-fn gradient_wide<T: Real>(values: impl Iterator<Item = (T, T)>, mean: T) -> GradSums {
-    values.fold(GradSums::default(), |sums, (x, dy)| {
-        let dy = dy.to_f64();
-        sums.add(GradSums { dy, dot: dy * (x.to_f64() - mean.to_f64()) })
+fn gradient_wide<T: Real, const K: usize>(
+    elements: impl Iterator<Item = [T; K]>,
+    cell: Affine<T>,
+    flow: impl Flow<T, K>,
+) -> GradSums {
+    elements.fold(GradSums::default(), |sums, of| {
+        let dz = flow.wide(of, cell);
+        sums.add(GradSums { dy: dz, dot: dz * flow.wide_deviation(of, cell) })
     })
 }

@@ -1,16 +1,20 @@
-//! Batch normalization (Ioffe & Szegedy 2015): statistics of a channel over all samples and positions.
+//! Batch normalization (Ioffe & Szegedy 2015) and renormalization (Ioffe 2017): statistics of a channel over all samples
+//! and positions.
 
+use super::mechanics::{Backward, Extras, Forward, affine, unknown};
 use super::{
     ParameterGradients, Statistics, channels, check_eps, check_like, check_parameter, check_shape, isa, parameter,
     plan, rstd,
 };
 use crate::element::Element;
 use crate::error::{Error, Result, zeros};
+use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, GradAffine, Scale};
-use crate::kernels::reduce::{GradSums, MomentSums};
-use crate::layout::{Grid, LONG, Walk, grid, keep};
+use crate::kernels::reduce::GradSums;
+use crate::layout::{Grid, LONG, Walk, grid, keep, plain_grid};
+use crate::moments::Moments;
 use crate::parallel::Slots;
-use crate::pass::{Application, Pass, Passes, Reduction};
+use crate::pass::{OfAffine, Pass, Passes, Reduction, SumsOf};
 use crate::plan::Work;
 use crate::simd::Real;
 use crate::tensor::{Tensor, TensorMut};
@@ -28,13 +32,95 @@ pub fn batch_norm<E: Element>(
     eps: f64,
     y: &mut TensorMut<E>,
 ) -> Result<Statistics> {
+    batch_norm_fused(x, axis, weight, bias, eps, &Extras::default(), y)
+}
+
+/// [`batch_norm`] with an activation, a residual and a mask.
+///
+/// # Errors
+/// As for [`batch_norm`]; the residual or the mask does not fit `x`.
+pub fn batch_norm_fused<E: Element>(
+    x: &Tensor<E>,
+    axis: usize,
+    weight: Option<&[f64]>,
+    bias: Option<&[f64]>,
+    eps: f64,
+    extras: &Extras,
+    y: &mut TensorMut<E>,
+) -> Result<Statistics> {
+    check_parameter("weight", weight, channels(x, axis)?, axis)?;
+    check_parameter("bias", bias, channels(x, axis)?, axis)?;
+    training(x, axis, eps, extras, y, |c, _, _| (parameter(weight, c, 1.0), parameter(bias, c, 0.0)))
+}
+
+/// Bounds of a renormalization's corrections.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Bounds {
+    /// r lies between its inverse and it.
+    pub r: f64,
+    /// d lies between its negative and it.
+    pub d: f64,
+}
+
+/// y = (x̂·r + d)·weight + bias: batch renormalization. r = σ/σ_running and d = (mean − mean_running)/σ_running within
+/// their bounds, σ = sqrt(var + eps); they are returned too.
+///
+/// # Errors
+/// As for [`batch_norm`]; the running statistics do not fit `x`.
+pub fn batch_renorm<E: Element>(
+    x: &Tensor<E>,
+    axis: usize,
+    weight: Option<&[f64]>,
+    bias: Option<&[f64]>,
+    eps: f64,
+    [running_mean, running_var]: [&[f64]; 2],
+    bounds: Bounds,
+    y: &mut TensorMut<E>,
+) -> Result<(Statistics, Vec<f64>, Vec<f64>)> {
+    let channels = channels(x, axis)?;
+    let running = [("running_mean", Some(running_mean)), ("running_var", Some(running_var))];
+    for (name, values) in [("weight", weight), ("bias", bias)].into_iter().chain(running) {
+        check_parameter(name, values, channels, axis)?;
+    }
+    let (mut r, mut d) = (zeros(channels)?, zeros(channels)?);
+    let (rs, ds) = (Slots::new(&mut r), Slots::new(&mut d));
+    let statistics = training(x, axis, eps, &Extras::default(), y, |c, mean, var| {
+        let inverse = rstd(running_var[c], eps);
+        // Not `clamp`: NaN stays NaN, and bounds may be infinite.
+        let within = |x: f64, low: f64, high: f64| {
+            if x < low {
+                low
+            } else if x > high {
+                high
+            } else {
+                x
+            }
+        };
+        let r = within((var + eps).sqrt() * inverse, 1.0 / bounds.r, bounds.r);
+        let d = within((mean - running_mean[c]) * inverse, -bounds.d, bounds.d);
+        rs.set(c, r);
+        ds.set(c, d);
+        let weight = parameter(weight, c, 1.0);
+        (weight * r, parameter(bias, c, 0.0) + weight * d)
+    })?;
+    Ok((statistics, r, d))
+}
+
+/// A training pass; `parameters` gives weight and bias of a channel, by its mean and biased variance.
+fn training<E: Element>(
+    x: &Tensor<E>,
+    axis: usize,
+    eps: f64,
+    extras: &Extras,
+    y: &mut TensorMut<E>,
+    parameters: impl Fn(usize, f64, f64) -> (f64, f64) + Sync,
+) -> Result<Statistics> {
     let channels = channels(x, axis)?;
     check_eps(eps)?;
-    check_parameter("weight", weight, channels, axis)?;
-    check_parameter("bias", bias, channels, axis)?;
     check_like("out", x, y)?;
+    extras.check(&x.shape, axis)?;
     let isa = isa()?;
-    let count = x.size().checked_div(channels).unwrap_or(0);
+    let count = if channels == 0 { 0 } else { extras.count(&x.shape, axis) };
     let mut statistics = Statistics::new(count, channels)?;
     if x.size() == 0 {
         statistics.rstd.fill(rstd(0.0, eps));
@@ -43,30 +129,28 @@ pub fn batch_norm<E: Element>(
     if count == 1 {
         return Err(Error::new("x", "have more than one value per channel in training", "1"));
     }
-    let (grid, [from, to]) = grid(&x.shape, &keep(x.shape.len(), [axis]), [&x.strides, &y.strides]);
+    let kept = keep(x.shape.len(), [axis]);
+    let [residual, mask] = extras.strides(&x.strides);
+    let make = if extras.mask.is_some() { plain_grid } else { grid };
+    let (grid, [from, to, residual, mask]) = make(&x.shape, &kept, [&x.strides, &y.strides, residual, mask]);
     let x = Input::new(x, &from);
-    let bytes = grid.statistics() * count * size_of::<E>();
     let out = Output::new(y, &to);
+    let beside = extras.inputs(&residual, &mask);
     let slots = [&mut statistics.mean, &mut statistics.var, &mut statistics.rstd].map(|slots| Slots::new(slots));
-    let rule = |c: usize, m: &[MomentSums], cells: &mut [Affine<E::Compute>]| {
-        let m = m[0].moments();
-        let var = m.var(0.0);
+    let rule = |c: usize, m: Moments, cells: &mut [Affine<E::Compute>]| {
+        let var = if m.count == 0.0 { 0.0 } else { m.var(0.0) };
         let rstd = rstd(var, eps);
         let [means, vars, rstds] = slots;
         means.set(c, m.mean);
         vars.set(c, var);
         rstds.set(c, rstd);
-        cells[0] = Affine::new(m.mean, parameter(weight, c, 1.0) * rstd, parameter(bias, c, 0.0));
+        let (weight, bias) = parameters(c, m.mean, var);
+        cells[0] = Affine::new(m.mean, weight * rstd, bias);
     };
-    let pass = Pass {
-        reduce: Reduction { grid, inputs: [x.clone()], means: &[], shared: 1, ahead: Some(out.clone()) },
-        parts: 1,
-        apply: Some(Application { grid, inputs: [x], out }),
-        cells: 1,
-        samples: 1,
-        rule: &rule,
-    };
-    Passes::forward(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read: bytes, written: bytes }));
+    let mask = extras.mask.as_ref().map(|of| Input::mask(of, &mask));
+    let ahead = Some(out.clone());
+    Forward { grid, x: x.clone(), ahead, mask, cells_grid: grid, cells_x: x, beside, out, cells: 1, samples: 1 }
+        .run(isa, rule);
     Ok(statistics)
 }
 
@@ -83,30 +167,48 @@ pub fn batch_norm_inference<E: Element>(
     bias: Option<&[f64]>,
     y: &mut TensorMut<E>,
 ) -> Result<()> {
+    batch_norm_inference_fused(x, axis, mean, rstd, weight, bias, &Extras::default(), y)
+}
+
+/// [`batch_norm_inference`] with an activation, a residual and a mask.
+///
+/// # Errors
+/// As for [`batch_norm_inference`]; the residual or the mask does not fit `x`.
+pub fn batch_norm_inference_fused<E: Element>(
+    x: &Tensor<E>,
+    axis: usize,
+    mean: &[f64],
+    rstd: &[f64],
+    weight: Option<&[f64]>,
+    bias: Option<&[f64]>,
+    extras: &Extras,
+    y: &mut TensorMut<E>,
+) -> Result<()> {
     let channels = channels(x, axis)?;
     for (name, values) in [("mean", Some(mean)), ("var", Some(rstd)), ("weight", weight), ("bias", bias)] {
         check_parameter(name, values, channels, axis)?;
     }
     check_like("out", x, y)?;
-    let cells: Vec<_> = (0..channels)
-        .map(|c| Affine::<E::Compute>::new(mean[c], parameter(weight, c, 1.0) * rstd[c], parameter(bias, c, 0.0)))
-        .collect();
+    extras.check(&x.shape, axis)?;
+    let cells = (0..channels).map(|c| cell(c, mean, rstd, weight, bias)).collect();
     let isa = isa()?;
     if x.size() == 0 {
         return Ok(());
     }
-    let (grid, [from, to]) = inference_grid(x, axis, y);
-    let bytes = x.size() * size_of::<E>();
-    let apply = Application { grid, inputs: [Input::new(x, &from)], out: Output::new(y, &to) };
-    let plan = plan(&Work { grid, parts: 1, samples: 1, read: bytes, written: bytes });
-    Passes::affine(&apply, isa, &plan, &cells);
+    let [residual, mask] = extras.strides(&x.strides);
+    let (grid, [from, to, residual, mask]) = inference_grid(x, axis, [&x.strides, &y.strides, residual, mask]);
+    affine::<E::Compute>(grid, Input::new(x, &from), extras.inputs(&residual, &mask), Output::new(y, &to), cells, isa);
     Ok(())
+}
+
+/// The affine map of channel `c`.
+fn cell<T: Real>(c: usize, mean: &[f64], rstd: &[f64], weight: Option<&[f64]>, bias: Option<&[f64]>) -> Affine<T> {
+    Affine::new(mean[c], parameter(weight, c, 1.0) * rstd[c], parameter(bias, c, 0.0))
 }
 
 /// Where nothing is reduced, samples may be cells too: where channels are outermost but for them, cells are then walked
 /// in the order of memory, and the channels' coefficients repeat. Short cells make columns with their neighbours instead.
-fn inference_grid<E>(x: &Tensor<E>, axis: usize, y: &TensorMut<E>) -> (Grid, [Walk; 2]) {
-    let strides = [&x.strides[..], &y.strides];
+fn inference_grid<E, const P: usize>(x: &Tensor<E>, axis: usize, strides: [&[isize]; P]) -> (Grid, [Walk; P]) {
     let mut kept = keep(x.shape.len(), [axis]);
     let outermost = |other: usize| x.strides[other].unsigned_abs() > x.strides[axis].unsigned_abs();
     if (0..axis).all(outermost) {
@@ -118,6 +220,17 @@ fn inference_grid<E>(x: &Tensor<E>, axis: usize, y: &TensorMut<E>) -> (Grid, [Wa
         kept[..axis].fill(false);
     }
     grid(&x.shape, &kept, strides)
+}
+
+/// The statistics that a forward pass has normalized with.
+#[derive(Clone, Copy, Debug)]
+pub struct Used<'a> {
+    /// Means.
+    pub mean: &'a [f64],
+    /// 1/sqrt(var + eps).
+    pub rstd: &'a [f64],
+    /// Whether they were given rather than taken from x, and so do not depend on it.
+    pub frozen: bool,
 }
 
 /// dx and the gradients of the parameters. `mean` and `rstd` are those that the forward pass has used; `frozen` says
@@ -135,57 +248,180 @@ pub fn batch_norm_backward<E: Element, G: Element>(
     frozen: bool,
     dx: &mut TensorMut<E>,
 ) -> Result<ParameterGradients> {
+    let used = Used { mean, rstd, frozen };
+    batch_norm_fused_backward::<E, E>(&dy.into(), x, axis, used, weight, None, &Extras::default(), dx, None)
+}
+
+/// [`batch_norm_backward`] of [`batch_norm_fused`]; `bias` matters where there is an activation. `dresidual` takes the
+/// residual's gradient.
+///
+/// # Errors
+/// As for [`batch_norm_backward`]; the residual, the mask or `dresidual` does not fit `x`.
+pub fn batch_norm_fused_backward<E: Element, R: Element>(
+    dy: &super::Operand,
+    x: &Tensor<E>,
+    axis: usize,
+    used: Used,
+    weight: Option<&[f64]>,
+    bias: Option<&[f64]>,
+    extras: &Extras,
+    dx: &mut TensorMut<E>,
+    dresidual: Option<&mut TensorMut<R>>,
+) -> Result<ParameterGradients> {
+    let Used { mean, rstd, frozen } = used;
     let channels = channels(x, axis)?;
-    for (name, values) in [("mean", Some(mean)), ("rstd", Some(rstd)), ("weight", weight)] {
+    for (name, values) in [("mean", Some(mean)), ("rstd", Some(rstd)), ("weight", weight), ("bias", bias)] {
         check_parameter(name, values, channels, axis)?;
     }
     check_shape("dy", &x.shape, &dy.shape)?;
     check_like("out", x, dx)?;
+    extras.check(&x.shape, axis)?;
+    if let Some(dresidual) = &dresidual {
+        check_like("dresidual", x, dresidual)?;
+    }
     let isa = isa()?;
     let mut gradients = ParameterGradients { weight: zeros(channels)?, bias: zeros(channels)? };
     if x.size() == 0 {
         return Ok(gradients);
     }
     let kept = keep(x.shape.len(), [axis]);
-    let (grid, [from, along, to]) = grid(&x.shape, &kept, [&x.strides, &dy.strides, &dx.strides]);
-    let count = grid.count() as f64;
-    let inputs = [Input::new(x, &from), Input::new(dy, &along)];
-    let reduce = Reduction { grid, inputs: inputs.clone(), means: mean, shared: 1, ahead: None };
+    let [residual, mask] = extras.strides(&x.strides);
+    let second = dresidual.as_ref().map_or(&x.strides, |of| &of.strides);
+    let make = if extras.mask.is_some() { plain_grid } else { grid };
+    let (grid, [from, along, to, residual, mask, beside]) =
+        make(&x.shape, &kept, [&x.strides, &dy.strides, &dx.strides, residual, mask, second]);
+    let count = extras.count(&x.shape, axis).max(1) as f64;
     let (dweight, dbias) = (Slots::new(&mut gradients.weight), Slots::new(&mut gradients.bias));
-    // The sums of a channel, about its exact mean; its parameters' gradients go where they belong.
-    let sums = |c: usize, sums: GradSums| {
-        let sums = sums.about::<E::Compute>(mean[c]);
+    let rule = |c: usize, sums: &mut dyn Iterator<Item = GradSums>, cells: &mut [GradAffine<E::Compute>]| {
+        // About the exact mean.
+        let sums = sums.next().unwrap_or_default().about::<E::Compute>(mean[c]);
         dweight.set(c, sums.dot * rstd[c]);
         dbias.set(c, sums.dy);
-        (sums, parameter(weight, c, 1.0) * rstd[c])
+        let a = parameter(weight, c, 1.0) * rstd[c];
+        cells[0] = gradient(mean[c], rstd[c], a, sums, count);
     };
-    let work = Work {
+    Backward {
         grid,
-        parts: 1,
+        x: Input::new(x, &from),
+        dy: dy.input(&along),
+        beside: extras.inputs(&residual, &mask),
+        known: &|c| cell(c, mean, rstd, weight, bias),
+        out: Output::new(dx, &to),
+        second: dresidual.map(|of| Output::new(of, &beside)),
+        cells: 1,
         samples: 1,
-        read: x.size() * (size_of::<E>() + size_of::<G>()),
-        written: x.size() * size_of::<E>(),
-    };
-    let out = Output::new(dx, &to);
-    if frozen {
-        let [_, dy] = inputs;
-        let rule = |c: usize, cell: &[GradSums], out: &mut [Scale<E::Compute>]| {
-            out[0] = Scale(Real::from_f64(sums(c, cell[0]).1));
-        };
-        let apply = Some(Application { grid, inputs: [dy], out });
-        let pass = Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule };
-        Passes::frozen(&pass, isa, &plan(&work));
-    } else {
-        let rule = |c: usize, cell: &[GradSums], out: &mut [GradAffine<E::Compute>]| {
-            let (sums, a) = sums(c, cell[0]);
-            let b = -a * rstd[c] * sums.dot / count;
-            out[0] = GradAffine::new(mean[c], rstd[c], a, b, -a * sums.dy / count);
-        };
-        let apply = Some(Application { grid, inputs, out });
-        let pass = Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule };
-        Passes::backward(&pass, isa, &plan(&work));
+        frozen,
+    }
+    .run(isa, rule);
+    Ok(gradients)
+}
+
+/// dx and the gradients of the parameters of [`batch_renorm`], which has returned `r` and `d`: no gradient flows through
+/// them.
+///
+/// # Errors
+/// As for [`batch_norm_backward`].
+pub fn batch_renorm_backward<E: Element>(
+    dy: &super::Operand,
+    x: &Tensor<E>,
+    axis: usize,
+    used: Used,
+    weight: Option<&[f64]>,
+    [r, d]: [&[f64]; 2],
+    dx: &mut TensorMut<E>,
+) -> Result<ParameterGradients> {
+    let channels = channels(x, axis)?;
+    for (name, values) in [("weight", weight), ("r", Some(r)), ("d", Some(d))] {
+        check_parameter(name, values, channels, axis)?;
+    }
+    let scaled: Vec<f64> = (0..channels).map(|c| parameter(weight, c, 1.0) * r[c]).collect();
+    let extras = Extras::default();
+    let mut gradients = batch_norm_fused_backward::<E, E>(dy, x, axis, used, Some(&scaled), None, &extras, dx, None)?;
+    for c in 0..channels {
+        gradients.weight[c] = r[c] * gradients.weight[c] + d[c] * gradients.bias[c];
     }
     Ok(gradients)
+}
+
+/// dx = a·(dy − mean(dy) − x̂·mean(dy·x̂)), with a = weight·rstd.
+fn gradient<T: Real>(mean: f64, rstd: f64, a: f64, sums: GradSums, count: f64) -> GradAffine<T> {
+    GradAffine::new(mean, rstd, a, -a * rstd * sums.dot / count, -a * sums.dy / count)
+}
+
+/// Σdy·(x − mean) and Σdy of each channel: what shards of a batch exchange. (The first of each pair is `weight`.)
+///
+/// # Errors
+/// `dy` or `mean` does not fit `x`.
+pub fn batch_norm_gradient_sums<E: Element, G: Element>(
+    dy: &Tensor<G>,
+    x: &Tensor<E>,
+    axis: usize,
+    mean: &[f64],
+) -> Result<ParameterGradients> {
+    let channels = channels(x, axis)?;
+    check_parameter("mean", Some(mean), channels, axis)?;
+    check_shape("dy", &x.shape, &dy.shape)?;
+    let isa = isa()?;
+    let mut sums_of = ParameterGradients { weight: zeros(channels)?, bias: zeros(channels)? };
+    if x.size() == 0 {
+        return Ok(sums_of);
+    }
+    let (grid, [from, along]) = grid(&x.shape, &keep(x.shape.len(), [axis]), [&x.strides, &dy.strides]);
+    let (dots, dys) = (Slots::new(&mut sums_of.weight), Slots::new(&mut sums_of.bias));
+    let rule = |c: usize, of: &[SumsOf<OfAffine>], _: &mut [Scale<E::Compute>]| {
+        let sums = of[0].sums.about::<E::Compute>(mean[c]);
+        dots.set(c, sums.dot);
+        dys.set(c, sums.dy);
+    };
+    let known = |c: usize| Affine { mean: Real::from_f64(mean[c]), ..unknown(c) };
+    let inputs = [Input::new(x, &from), Input::new(dy, &along)];
+    let activation = Activation::Identity;
+    let reduce = Reduction { grid, inputs, known: &known, activation, mask: None, ahead: None };
+    let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
+    let read = x.size() * (size_of::<E>() + size_of::<G>());
+    Passes::backward_frozen(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }));
+    Ok(sums_of)
+}
+
+/// dx by sums over all shards of a batch, which has `count` elements in a channel.
+///
+/// # Errors
+/// An argument does not fit `x`.
+pub fn batch_norm_gradient_apply<E: Element, G: Element>(
+    dy: &Tensor<G>,
+    x: &Tensor<E>,
+    axis: usize,
+    used: Used,
+    weight: Option<&[f64]>,
+    sums: &ParameterGradients,
+    count: f64,
+    dx: &mut TensorMut<E>,
+) -> Result<()> {
+    let channels = channels(x, axis)?;
+    let Used { mean, rstd, .. } = used;
+    let given = [("dot", Some(&sums.weight[..])), ("total", Some(&sums.bias[..])), ("weight", weight)];
+    for (name, values) in [("mean", Some(mean)), ("rstd", Some(rstd))].into_iter().chain(given) {
+        check_parameter(name, values, channels, axis)?;
+    }
+    check_shape("dy", &x.shape, &dy.shape)?;
+    check_like("out", x, dx)?;
+    let isa = isa()?;
+    if x.size() == 0 {
+        return Ok(());
+    }
+    let cells: Vec<GradAffine<E::Compute>> = (0..channels)
+        .map(|c| {
+            let of = GradSums { dy: sums.bias[c], dot: sums.weight[c] };
+            gradient(mean[c], rstd[c], parameter(weight, c, 1.0) * rstd[c], of, count)
+        })
+        .collect();
+    let strides = [&x.strides[..], &dy.strides, &dx.strides];
+    let (grid, [from, along, to]) = grid(&x.shape, &keep(x.shape.len(), [axis]), strides);
+    let inputs = [Input::new(x, &from), Input::new(dy, &along)];
+    let apply = crate::pass::Application { grid, inputs, out: Output::new(dx, &to), second: None, mask: None };
+    let (read, written) = (x.size() * (size_of::<E>() + size_of::<G>()), x.size() * size_of::<E>());
+    Passes::backward_affine(&apply, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written }), &cells);
+    Ok(())
 }
 
 /// running = (1 − momentum)·running + momentum·batch, the variance with `count − ddof`. An empty batch changes nothing.

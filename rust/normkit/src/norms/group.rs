@@ -1,19 +1,43 @@
-//! Group normalization (Wu & He 2018): statistics of a group of channels within a sample.
+//! Group normalization (Wu & He 2018), instance normalization (Ulyanov, Vedaldi & Lempitsky 2016: groups of one channel)
+//! and adaptive instance normalization (Huang & Belongie 2017): statistics of a group of channels within a sample.
 
+use super::mechanics::{Backward, Extras, Forward, Operand, affine};
 use super::{
-    ParameterGradients, Statistics, channels, check_eps, check_like, check_parameter, check_shape, isa, parameter,
-    plan, rstd,
+    ParameterGradients, Statistics, channels, check_eps, check_like, check_parameter, check_shape, isa, parameter, rstd,
 };
 use crate::element::Element;
 use crate::error::{Error, Result, shape_text, zeros};
 use crate::kernels::apply::{Affine, GradAffine};
-use crate::kernels::reduce::{GradSums, MomentSums};
+use crate::kernels::reduce::GradSums;
 use crate::layout::{grid, keep};
+use crate::moments::Moments;
 use crate::parallel::Slots;
-use crate::pass::{Application, Pass, Passes, Reduction};
-use crate::plan::{Work, sample_parts};
+use crate::plan::sample_parts;
 use crate::tensor::{Tensor, TensorMut};
 use crate::view::{Input, Output};
+
+/// How statistics are taken, and what parameters belong to.
+#[derive(Clone, Copy, Debug)]
+pub struct Grouping {
+    /// Groups of channels.
+    pub groups: usize,
+    /// The variance is that of `count − ddof`.
+    pub ddof: f64,
+    /// Whether there is a parameter for each channel of each sample, not just for each channel.
+    pub per_sample: bool,
+}
+
+impl Grouping {
+    /// Group normalization.
+    pub fn new(groups: usize) -> Self {
+        Grouping { groups, ddof: 0.0, per_sample: false }
+    }
+
+    /// How many parameters there are.
+    fn parameters(&self, samples: usize, channels: usize) -> usize {
+        if self.per_sample { samples * channels } else { channels }
+    }
+}
 
 /// How many channels a group has.
 fn check_groups<E>(x: &Tensor<E>, axis: usize, groups: usize) -> Result<usize> {
@@ -60,57 +84,80 @@ pub fn group_norm<E: Element>(
     eps: f64,
     y: &mut TensorMut<E>,
 ) -> Result<Statistics> {
+    group_norm_fused(x, axis, Grouping::new(groups), weight, bias, eps, &Extras::default(), y)
+}
+
+/// [`group_norm`] with an activation and a residual.
+///
+/// # Errors
+/// As for [`group_norm`]; the residual does not fit `x`.
+pub fn group_norm_fused<E: Element>(
+    x: &Tensor<E>,
+    axis: usize,
+    grouping: Grouping,
+    weight: Option<&[f64]>,
+    bias: Option<&[f64]>,
+    eps: f64,
+    extras: &Extras,
+    y: &mut TensorMut<E>,
+) -> Result<Statistics> {
+    let Grouping { groups, ddof, per_sample } = grouping;
     let width = check_groups(x, axis, groups)?;
-    let channels = groups * width;
     check_eps(eps)?;
-    check_parameter("weight", weight, channels, axis)?;
-    check_parameter("bias", bias, channels, axis)?;
     check_like("out", x, y)?;
-    let isa = isa()?;
-    let [x_strides, y_strides] = [&x.strides, &y.strides].map(|strides| samples_first(strides, axis));
+    check_no_mask(extras)?;
+    extras.check(&x.shape, axis)?;
+    let [residual_strides, _] = extras.strides(&x.strides);
+    let strides = [&x.strides[..], &y.strides, residual_strides].map(|strides| samples_first(strides, axis));
     let (whole, axis) = (samples_first(&x.shape, axis), axis.max(1));
-    let samples = whole[0];
+    let (samples, channels) = (whole[0], groups * width);
+    let parameters = grouping.parameters(samples, channels);
+    check_parameter("weight", weight, parameters, axis)?;
+    check_parameter("bias", bias, parameters, axis)?;
+    let isa = isa()?;
     let count = x.size().checked_div(samples * groups).unwrap_or(0);
     let mut statistics = Statistics::new(count, samples * groups)?;
     if x.size() == 0 {
         statistics.rstd.fill(rstd(0.0, eps));
         return Ok(statistics);
     }
+    let [x_strides, y_strides, residual_strides] = &strides;
     let shape = split(&whole, axis, groups, width);
-    let (groups_grid, [from]) = grid(&shape, &keep(shape.len(), [0, axis]), [&split_strides(&x_strides, axis, width)]);
-    let (cells_grid, [along, to]) = grid(&whole, &keep(whole.len(), [0, axis]), [&x_strides, &y_strides]);
+    let (groups_grid, [from]) = grid(&shape, &keep(shape.len(), [0, axis]), [&split_strides(x_strides, axis, width)]);
+    let (cells_grid, [along, to, residual]) =
+        grid(&whole, &keep(whole.len(), [0, axis]), [x_strides, y_strides, residual_strides]);
     let slots = [&mut statistics.mean, &mut statistics.var, &mut statistics.rstd].map(|slots| Slots::new(slots));
-    let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<E::Compute>]| {
-        let m = m[0].moments();
-        let var = m.var(0.0);
+    let rule = |t: usize, m: Moments, cells: &mut [Affine<E::Compute>]| {
+        let var = m.var(ddof);
         let rstd = rstd(var, eps);
         let [means, vars, rstds] = slots;
         means.set(t, m.mean);
         vars.set(t, var);
         rstds.set(t, rstd);
-        let first = t % groups * width;
+        let first = if per_sample { t } else { t % groups } * width;
         for (i, cell) in cells.iter_mut().enumerate() {
             let c = first + i;
             *cell = Affine::new(m.mean, parameter(weight, c, 1.0) * rstd, parameter(bias, c, 0.0));
         }
     };
-    let pass = Pass {
-        reduce: Reduction {
-            grid: groups_grid,
-            inputs: [Input::new(x, &from)],
-            means: &[],
-            shared: 1,
-            ahead: (x_strides == y_strides).then(|| Output::new(y, &from)),
-        },
-        parts: 1,
-        apply: Some(Application { grid: cells_grid, inputs: [Input::new(x, &along)], out: Output::new(y, &to) }),
+    Forward {
+        grid: groups_grid,
+        x: Input::new(x, &from),
+        ahead: (x_strides == y_strides).then(|| Output::new(y, &from)),
+        mask: None,
+        cells_grid,
+        cells_x: Input::new(x, &along),
+        beside: extras.inputs(&residual, &residual),
+        out: Output::new(y, &to),
         cells: width,
         samples,
-        rule: &rule,
-    };
-    let bytes = x.size() * size_of::<E>();
-    Passes::forward(&pass, isa, &plan(&Work { grid: groups_grid, parts: 1, samples, read: bytes, written: bytes }));
+    }
+    .run(isa, rule);
     Ok(statistics)
+}
+
+fn check_no_mask(extras: &Extras) -> Result<()> {
+    if extras.mask.is_none() { Ok(()) } else { Err(Error::new("mask", "be None: only batch norm takes one", "a mask")) }
 }
 
 /// dx and the gradients of the parameters. `mean` and `rstd` are those of the forward pass, (samples, groups).
@@ -127,6 +174,30 @@ pub fn group_norm_backward<E: Element, G: Element>(
     weight: Option<&[f64]>,
     dx: &mut TensorMut<E>,
 ) -> Result<ParameterGradients> {
+    let grouping = Grouping::new(groups);
+    let extras = Extras::default();
+    group_norm_fused_backward::<E, E>(&dy.into(), x, axis, grouping, mean, rstd, weight, None, &extras, dx, None)
+}
+
+/// [`group_norm_backward`] of [`group_norm_fused`]; `bias` matters where there is an activation. `dresidual` takes the
+/// residual's gradient.
+///
+/// # Errors
+/// As for [`group_norm_backward`]; the residual or `dresidual` does not fit `x`.
+pub fn group_norm_fused_backward<E: Element, R: Element>(
+    dy: &Operand,
+    x: &Tensor<E>,
+    axis: usize,
+    grouping: Grouping,
+    mean: &[f64],
+    rstd: &[f64],
+    weight: Option<&[f64]>,
+    bias: Option<&[f64]>,
+    extras: &Extras,
+    dx: &mut TensorMut<E>,
+    dresidual: Option<&mut TensorMut<R>>,
+) -> Result<ParameterGradients> {
+    let Grouping { groups, ddof, per_sample } = grouping;
     let width = check_groups(x, axis, groups)?;
     let channels = groups * width;
     let whole = samples_first(&x.shape, axis);
@@ -137,26 +208,39 @@ pub fn group_norm_backward<E: Element, G: Element>(
             return Err(Error::new(name, expected, format!("{} elements", values.len())));
         }
     }
-    check_parameter("weight", weight, channels, axis)?;
+    let parameters = grouping.parameters(samples, channels);
+    check_parameter("weight", weight, parameters, axis)?;
+    check_parameter("bias", bias, parameters, axis)?;
     check_shape("dy", &x.shape, &dy.shape)?;
     check_like("out", x, dx)?;
+    check_no_mask(extras)?;
+    extras.check(&x.shape, axis)?;
+    if let Some(dresidual) = &dresidual {
+        check_like("dresidual", x, dresidual)?;
+    }
     let isa = isa()?;
-    let parts = sample_parts(samples);
-    let mut dweight = zeros::<f64>(parts.max(1) * channels)?;
+    // Sums over samples are taken in parts; parameters of one sample have one.
+    let parts = if per_sample { 1 } else { sample_parts(samples) };
+    let mut dweight = zeros::<f64>(parts.max(1) * parameters)?;
     let mut dbias = dweight.clone();
     if x.size() > 0 {
-        let strides = [&x.strides, &dy.strides, &dx.strides].map(|strides| samples_first(strides, axis));
+        let [residual, _] = extras.strides(&x.strides);
+        let second = dresidual.as_ref().map_or(&x.strides, |of| &of.strides);
+        let strides =
+            [&x.strides[..], &dy.strides, &dx.strides, residual, second].map(|strides| samples_first(strides, axis));
         let kept = keep(whole.len(), [0, axis.max(1)]);
-        let (grid, [from, along, to]) = grid(&whole, &kept, strides.each_ref().map(|strides| &strides[..]));
+        let (grid, [from, along, to, residual, beside]) =
+            grid(&whole, &kept, strides.each_ref().map(|strides| &strides[..]));
         let count = (grid.count() * width) as f64;
-        let inputs = [Input::new(x, &from), Input::new(dy, &along)];
         let (dweight, dbias) = (Slots::new(&mut dweight), Slots::new(&mut dbias));
         let part = samples.div_ceil(parts);
-        let rule = |t: usize, sums: &[GradSums], cells: &mut [GradAffine<E::Compute>]| {
-            let (sample, first) = (t / groups, t % groups * width);
-            let slot = sample / part * channels + first;
+        // The first parameter of group t.
+        let first = |t: usize| if per_sample { t } else { t % groups } * width;
+        let rule = |t: usize, sums: &mut dyn Iterator<Item = GradSums>, cells: &mut [GradAffine<E::Compute>]| {
+            let first = first(t);
+            let slot = if per_sample { first } else { t / groups / part * channels + first };
             let (mut dot, mut dy) = (0.0, 0.0);
-            for (i, sums) in sums.iter().enumerate() {
+            for (i, sums) in sums.enumerate() {
                 let sums = sums.about::<E::Compute>(mean[t]);
                 dweight.add(slot + i, sums.dot * rstd[t]);
                 dbias.add(slot + i, sums.dy);
@@ -164,33 +248,69 @@ pub fn group_norm_backward<E: Element, G: Element>(
                 dot += weight * sums.dot;
                 dy += weight * sums.dy;
             }
-            let b = -rstd[t] * rstd[t] * dot / count;
+            let b = -rstd[t] * rstd[t] * dot / (count - ddof);
             let c = -rstd[t] * dy / count;
             for (i, cell) in cells.iter_mut().enumerate() {
                 *cell = GradAffine::new(mean[t], rstd[t], parameter(weight, first + i, 1.0) * rstd[t], b, c);
             }
         };
-        let pass = Pass {
-            reduce: Reduction { grid, inputs: inputs.clone(), means: mean, shared: width, ahead: None },
-            parts: width,
-            apply: Some(Application { grid, inputs, out: Output::new(dx, &to) }),
+        Backward {
+            grid,
+            x: Input::new(x, &from),
+            dy: dy.input(&along),
+            beside: extras.inputs(&residual, &residual),
+            known: &|cell| {
+                let t = cell / width;
+                let c = first(t) + cell % width;
+                Affine::new(mean[t], parameter(weight, c, 1.0) * rstd[t], parameter(bias, c, 0.0))
+            },
+            out: Output::new(dx, &to),
+            second: dresidual.map(|of| Output::new(of, &beside)),
             cells: width,
             samples,
-            rule: &rule,
-        };
-        let read = x.size() * (size_of::<E>() + size_of::<G>());
-        Passes::backward(
-            &pass,
-            isa,
-            &plan(&Work { grid, parts: width, samples, read, written: x.size() * size_of::<E>() }),
-        );
+            frozen: false,
+        }
+        .run(isa, rule);
     }
-    let sum = |parts: &[f64]| {
-        let (first, rest) = parts.split_at(channels);
-        rest.chunks_exact(channels.max(1)).fold(first.to_vec(), |mut sum, part| {
+    let sum = |all: &[f64]| {
+        let (first, rest) = all.split_at(parameters);
+        rest.chunks_exact(parameters.max(1)).fold(first.to_vec(), |mut sum, part| {
             sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
             sum
         })
     };
     Ok(ParameterGradients { weight: sum(&dweight), bias: sum(&dbias) })
+}
+
+/// y = (x − mean)·scale + shift, with one of each for each channel of each sample.
+///
+/// # Errors
+/// `mean`, `scale`, `shift` or `y` do not fit `x`.
+pub fn affine_per_sample<E: Element>(
+    x: &Tensor<E>,
+    axis: usize,
+    mean: &[f64],
+    scale: &[f64],
+    shift: &[f64],
+    y: &mut TensorMut<E>,
+) -> Result<()> {
+    let channels = channels(x, axis)?;
+    let width = check_groups(x, axis, channels.max(1))?;
+    debug_assert!(width <= 1);
+    check_like("out", x, y)?;
+    let whole = samples_first(&x.shape, axis);
+    for (name, values) in [("mean", mean), ("scale", scale), ("shift", shift)] {
+        check_parameter(name, Some(values), whole[0] * channels, axis)?;
+    }
+    let isa = isa()?;
+    if x.size() == 0 {
+        return Ok(());
+    }
+    let strides = [&x.strides[..], &y.strides].map(|strides| samples_first(strides, axis));
+    let kept = keep(whole.len(), [0, axis.max(1)]);
+    let (grid, [from, to]) = grid(&whole, &kept, strides.each_ref().map(|strides| &strides[..]));
+    let cells = (0..mean.len()).map(|t| Affine::new(mean[t], scale[t], shift[t])).collect();
+    let beside = Extras::default().inputs(&from, &from);
+    affine::<E::Compute>(grid, Input::new(x, &from), beside, Output::new(y, &to), cells, isa);
+    Ok(())
 }

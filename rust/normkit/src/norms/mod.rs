@@ -1,11 +1,23 @@
 //! Norms: each a grouping (which axes a statistic keeps) and a rule for coefficients; no loop over elements.
 
+mod adaptive;
 mod batch;
 mod group;
+mod layer;
+mod mechanics;
 mod moments;
 
-pub use batch::{batch_norm, batch_norm_backward, batch_norm_inference, update_running};
-pub use group::{group_norm, group_norm_backward};
+pub use adaptive::{Adapted, adaptive_instance_norm, adaptive_instance_norm_backward};
+pub use batch::{
+    Bounds, Used, batch_norm, batch_norm_backward, batch_norm_fused, batch_norm_fused_backward,
+    batch_norm_gradient_apply, batch_norm_gradient_sums, batch_norm_inference, batch_norm_inference_fused,
+    batch_renorm, batch_renorm_backward, update_running,
+};
+pub use group::{
+    Grouping, affine_per_sample, group_norm, group_norm_backward, group_norm_fused, group_norm_fused_backward,
+};
+pub use layer::{Layer, layer_norm, layer_norm_backward};
+pub use mechanics::{Extras, Operand};
 pub use moments::{MomentsOf, moments};
 
 use crate::error::{Error, Result, shape_text, zeros};

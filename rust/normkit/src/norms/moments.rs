@@ -1,8 +1,10 @@
 //! Count, mean and centred second moment over any axes.
 
+use super::mechanics::unknown;
 use super::{isa, plan};
 use crate::element::Element;
 use crate::error::{Error, Result, shape_text, zeros};
+use crate::kernels::activation::Activation;
 use crate::kernels::apply::Affine;
 use crate::kernels::reduce::MomentSums;
 use crate::layout::grid;
@@ -50,9 +52,11 @@ pub fn moments<E: Element>(x: &Tensor<E>, axes: &[usize]) -> Result<MomentsOf> {
         mean.set(t, m.mean);
         m2.set(t, m.m2);
     };
-    let reduce = Reduction { grid, inputs: [Input::<E::Compute>::new(x, &from)], means: &[], shared: 1, ahead: None };
+    let inputs = [Input::<E::Compute>::new(x, &from)];
+    let activation = Activation::Identity;
+    let reduce = Reduction { grid, inputs, known: &unknown, activation, mask: None, ahead: None };
     let pass =
-        Pass::<_, _, Affine<E::Compute>, 1, 1> { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
+        Pass::<_, _, Affine<E::Compute>, 1, 1, 3> { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
     let read = x.size() * size_of::<E>();
     Passes::forward(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }));
     Ok(of)

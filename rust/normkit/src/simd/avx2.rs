@@ -120,6 +120,21 @@ impl Simd<f32> for Avx2 {
         unsafe { _mm256_mul_ps(a, b) }
     }
     #[inline(always)]
+    fn div(self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn positive(self, c: __m256, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_blendv_ps(b, a, _mm256_cmp_ps::<_CMP_GT_OQ>(c, _mm256_setzero_ps())) }
+    }
+    #[inline(always)]
+    fn scale(self, p: __m256, magic: __m256) -> __m256 {
+        unsafe {
+            let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(magic));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), n))
+        }
+    }
+    #[inline(always)]
     fn fold(self, v: __m256) -> f32 {
         unsafe { fold_ps(v) }
     }
@@ -178,6 +193,21 @@ impl Simd<f64> for Avx2 {
     #[inline(always)]
     fn mul(self, a: __m256d, b: __m256d) -> __m256d {
         unsafe { _mm256_mul_pd(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: __m256d, b: __m256d) -> __m256d {
+        unsafe { _mm256_div_pd(a, b) }
+    }
+    #[inline(always)]
+    fn positive(self, c: __m256d, a: __m256d, b: __m256d) -> __m256d {
+        unsafe { _mm256_blendv_pd(b, a, _mm256_cmp_pd::<_CMP_GT_OQ>(c, _mm256_setzero_pd())) }
+    }
+    #[inline(always)]
+    fn scale(self, p: __m256d, magic: __m256d) -> __m256d {
+        unsafe {
+            let n = _mm256_slli_epi64::<52>(_mm256_castpd_si256(magic));
+            _mm256_castsi256_pd(_mm256_add_epi64(_mm256_castpd_si256(p), n))
+        }
     }
     #[inline(always)]
     fn fold(self, v: __m256d) -> f64 {

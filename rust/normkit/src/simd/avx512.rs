@@ -74,6 +74,21 @@ impl Simd<f32> for Avx512 {
         unsafe { _mm512_mul_ps(a, b) }
     }
     #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn positive(self, c: __m512, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(c, _mm512_setzero_ps()), b, a) }
+    }
+    #[inline(always)]
+    fn scale(self, p: __m512, magic: __m512) -> __m512 {
+        unsafe {
+            let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(magic));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), n))
+        }
+    }
+    #[inline(always)]
     fn fold(self, v: __m512) -> f32 {
         unsafe { fold_ps(_mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))) }
     }
@@ -131,6 +146,21 @@ impl Simd<f64> for Avx512 {
     #[inline(always)]
     fn mul(self, a: __m512d, b: __m512d) -> __m512d {
         unsafe { _mm512_mul_pd(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: __m512d, b: __m512d) -> __m512d {
+        unsafe { _mm512_div_pd(a, b) }
+    }
+    #[inline(always)]
+    fn positive(self, c: __m512d, a: __m512d, b: __m512d) -> __m512d {
+        unsafe { _mm512_mask_blend_pd(_mm512_cmp_pd_mask::<_CMP_GT_OQ>(c, _mm512_setzero_pd()), b, a) }
+    }
+    #[inline(always)]
+    fn scale(self, p: __m512d, magic: __m512d) -> __m512d {
+        unsafe {
+            let n = _mm512_slli_epi64::<52>(_mm512_castpd_si512(magic));
+            _mm512_castsi512_pd(_mm512_add_epi64(_mm512_castpd_si512(p), n))
+        }
     }
     #[inline(always)]
     fn fold(self, v: __m512d) -> f64 {

@@ -80,6 +80,22 @@ impl Simd<f32> for Baseline {
         a * b
     }
     #[inline(always)]
+    fn div(self, a: f32x4, b: f32x4) -> f32x4 {
+        a / b
+    }
+    #[inline(always)]
+    fn positive(self, c: f32x4, a: f32x4, b: f32x4) -> f32x4 {
+        c.simd_gt(f32x4::ZERO).select(a, b)
+    }
+    #[inline(always)]
+    fn scale(self, p: f32x4, magic: f32x4) -> f32x4 {
+        let (mut lanes, magic) = (p.to_array(), magic.to_array());
+        for (lane, magic) in lanes.iter_mut().zip(magic) {
+            *lane = f32::from_bits(lane.to_bits().wrapping_add(magic.to_bits() << 23));
+        }
+        f32x4::new(lanes)
+    }
+    #[inline(always)]
     fn fold(self, v: f32x4) -> f32 {
         let [a, b, c, d] = v.to_array();
         (a + c) + (b + d)
@@ -152,6 +168,22 @@ impl Simd<f64> for Baseline {
     #[inline(always)]
     fn mul(self, a: f64x2, b: f64x2) -> f64x2 {
         a * b
+    }
+    #[inline(always)]
+    fn div(self, a: f64x2, b: f64x2) -> f64x2 {
+        a / b
+    }
+    #[inline(always)]
+    fn positive(self, c: f64x2, a: f64x2, b: f64x2) -> f64x2 {
+        c.simd_gt(f64x2::ZERO).select(a, b)
+    }
+    #[inline(always)]
+    fn scale(self, p: f64x2, magic: f64x2) -> f64x2 {
+        let (mut lanes, magic) = (p.to_array(), magic.to_array());
+        for (lane, magic) in lanes.iter_mut().zip(magic) {
+            *lane = f64::from_bits(lane.to_bits().wrapping_add(magic.to_bits() << 52));
+        }
+        f64x2::new(lanes)
     }
     #[inline(always)]
     fn fold(self, v: f64x2) -> f64 {

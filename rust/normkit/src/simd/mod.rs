@@ -43,6 +43,14 @@ pub trait Real: Copy + Send + Sync + PartialEq + PartialOrd + 'static {
     const LIFT: Self;
     /// Below this a sum of squares (or products) may have lost terms to underflow.
     const TINY: f64;
+    /// Adding this to a small number rounds it to an integer, which is then in the lowest bits.
+    const MAGIC: Self;
+    /// The terms of a Taylor series of e^x that are needed for |x| <= ln(2)/2.
+    const TERMS: usize;
+    /// e to a power beyond ± this would leave the normal range.
+    const LARGEST_POWER: f64;
+    /// ln(2) in two parts: an integer times the first is exact.
+    const LN2: [f64; 2];
     /// The nearest value of this type.
     fn from_f64(x: f64) -> Self;
     /// The same value, wider.
@@ -117,6 +125,12 @@ pub trait Simd<T: Real>: Copy + 'static {
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b`
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a` where `c > 0`, else `b`, also where `c` is NaN.
+    fn positive(self, c: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    /// `p` times two to the power of `n`, where `magic` is [`Real::MAGIC`]` + n`; everything within the normal range.
+    fn scale(self, p: Self::V, magic: Self::V) -> Self::V;
     /// Sum of the lanes by the fixed tree: lane i + lane i + N/2, halving.
     fn fold(self, v: Self::V) -> T;
 }
@@ -126,6 +140,10 @@ impl Real for f32 {
     const LANES: usize = 32;
     const LIFT: f32 = (1u128 << 100) as f32;
     const TINY: f64 = f32::MIN_POSITIVE as f64 * (1u64 << 26) as f64;
+    const MAGIC: f32 = (3u32 << 22) as f32;
+    const TERMS: usize = 8;
+    const LARGEST_POWER: f64 = 87.0;
+    const LN2: [f64; 2] = [0.693_359_375, -2.121_944_400_546_905_8e-4];
     #[inline(always)]
     fn from_f64(x: f64) -> f32 {
         x as f32
@@ -151,6 +169,10 @@ impl Real for f64 {
     const LANES: usize = 16;
     const LIFT: f64 = f64::from_bits((1023 + 600) << 52);
     const TINY: f64 = f64::MIN_POSITIVE * (1u64 << 55) as f64;
+    const MAGIC: f64 = (3u64 << 51) as f64;
+    const TERMS: usize = 14;
+    const LARGEST_POWER: f64 = 707.0;
+    const LN2: [f64; 2] = [0.693_147_180_369_123_8, 1.908_214_929_270_587_7e-10];
     #[inline(always)]
     fn from_f64(x: f64) -> f64 {
         x

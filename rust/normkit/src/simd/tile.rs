@@ -6,6 +6,8 @@
 
 use std::marker::PhantomData;
 
+use super::Real;
+
 /// Where an array begins, to read.
 #[derive(Clone, Copy)]
 pub struct Base<'a, T>(*const T, PhantomData<&'a [T]>);
@@ -27,6 +29,11 @@ impl<'a, T> Base<'a, T> {
     /// From a pointer, which need not be valid until it is read through.
     pub(crate) fn new(p: *const T) -> Self {
         Base(p, PhantomData)
+    }
+
+    /// The same memory as elements of another type.
+    pub(crate) fn cast<U>(self) -> Base<'a, U> {
+        Base(self.0.cast(), PhantomData)
     }
 
     /// The address `offset` elements on.
@@ -175,10 +182,29 @@ impl<'a, T: Copy> TileMut<'a, T> {
         TileMut { p: self.row(row), rows: 1, stride: self.stride, len: self.len, lives: PhantomData }
     }
 
+    /// The same rectangle, borrowed.
+    #[inline(always)]
+    pub(crate) fn again(&mut self) -> TileMut<'_, T> {
+        TileMut { lives: PhantomData, ..*self }
+    }
+
     /// The first element of a row.
     #[inline(always)]
     pub(super) fn row(&self, row: usize) -> *mut T {
         debug_assert!(row < self.rows);
         self.p.wrapping_offset(row as isize * self.stride)
+    }
+}
+
+impl<T: Real> TileMut<'_, T> {
+    /// Writes 0 where the mask has 0.
+    pub(crate) fn clear_unless(&mut self, mask: Tile<T>) {
+        assert!(mask.rows() == self.rows && mask.len() == self.len);
+        for r in 0..self.rows {
+            for i in (0..self.len).filter(|&i| mask.get(r, i) == T::ZERO) {
+                // SAFETY: within the rectangle.
+                unsafe { self.row(r).add(i).write(T::ZERO) };
+            }
+        }
     }
 }

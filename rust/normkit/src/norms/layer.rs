@@ -1,0 +1,280 @@
+//! Layer normalization (Ba, Kiros & Hinton 2016) and RMS normalization (Zhang & Sennrich 2019): statistics over any
+//! axes of each position of the others; weight and bias vary over the normalized axes.
+
+use super::mechanics::{Operand, unknown};
+use super::{ParameterGradients, Statistics, check_eps, check_like, check_shape, isa, plan, rstd};
+use crate::element::Element;
+use crate::error::{Error, Result, shape_text, zeros};
+use crate::kernels::activation::Activation;
+use crate::kernels::apply::{Affine, GradAffine, GradInner, Inner, Scale};
+use crate::kernels::reduce::{GradSums, MomentSums};
+use crate::layout::{Walk, grid};
+use crate::moments::Moments;
+use crate::parallel::Slots;
+use crate::pass::{Application, OfAffine, OfInner, OfParameters, Pass, Passes, Reduction, SumsOf};
+use crate::plan::Work;
+use crate::simd::Real;
+use crate::tensor::{Tensor, TensorMut, dense_strides};
+use crate::view::{Input, Output};
+
+/// What is normalized, and how.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// The axes that a statistic runs over.
+    pub axes: Vec<usize>,
+    /// Whether the mean is taken off (layer norm) or not (RMS norm).
+    pub centred: bool,
+}
+
+/// x's axes as both reductions see them.
+struct Sides {
+    /// Which axes are normalized.
+    inner: Vec<bool>,
+    /// Elements of a statistic.
+    count: usize,
+    /// Statistics.
+    statistics: usize,
+    /// Strides of a dense array over the normalized axes, 0 along the others.
+    along_inner: Vec<isize>,
+    /// Strides of a dense array over the other axes, 0 along the normalized ones.
+    along_outer: Vec<isize>,
+}
+
+impl Layer {
+    fn sides(&self, shape: &[usize]) -> Result<Sides> {
+        let mut inner = vec![false; shape.len()];
+        for &axis in &self.axes {
+            match inner.get_mut(axis) {
+                Some(inner) if !*inner => *inner = true,
+                _ => {
+                    let expected = format!("name different axes of x, which has shape {}", shape_text(shape));
+                    return Err(Error::new("axis", expected, axis));
+                }
+            }
+        }
+        let spread = |side: bool| {
+            let sizes: Vec<usize> = (0..shape.len()).filter(|&i| inner[i] == side).map(|i| shape[i]).collect();
+            let mut dense = dense_strides(&sizes).into_iter();
+            let strides =
+                inner.iter().map(|&of| if of == side { dense.next().unwrap_or(0) } else { 0 }).collect::<Vec<_>>();
+            (sizes.iter().product::<usize>(), strides)
+        };
+        let ((count, along_inner), (statistics, along_outer)) = (spread(true), spread(false));
+        Ok(Sides { inner, count, statistics, along_inner, along_outer })
+    }
+}
+
+impl Sides {
+    /// Which axes a statistic keeps.
+    fn kept(&self) -> Vec<bool> {
+        self.inner.iter().map(|inner| !inner).collect()
+    }
+
+    fn check(&self, name: &'static str, values: Option<&[f64]>) -> Result<()> {
+        match values {
+            Some(values) if values.len() != self.count => {
+                let expected = format!("have {} elements (the normalized axes of x)", self.count);
+                Err(Error::new(name, expected, format!("{} elements", values.len())))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Numbers as an operand of a type.
+fn rounded<T: Real + Element>(values: &[f64]) -> Vec<T> {
+    values.iter().map(|&x| Real::from_f64(x)).collect()
+}
+
+/// A parameter as an operand.
+fn parameter<'a, T: Real + Element, E>(
+    values: &'a Option<Vec<T>>,
+    default: f64,
+    x: &Tensor<E>,
+    strides: &[isize],
+    walk: &Walk,
+) -> Result<Input<'a, T>> {
+    match values {
+        Some(values) => Ok(Input::new(&Tensor::strided(values, &x.shape, strides)?, walk)),
+        None => Ok(Input::constant(default, walk)),
+    }
+}
+
+/// y = (x − mean)·rstd·weight + bias with the statistics of each position of the axes that are not normalized, in
+/// row-major order; they are returned. Without centring the mean is 0 and `var` the mean square.
+///
+/// # Errors
+/// An axis is not one of x's or named twice, a parameter or `y` does not fit, eps is negative or not finite.
+pub fn layer_norm<E: Element>(
+    x: &Tensor<E>,
+    layer: &Layer,
+    weight: Option<&[f64]>,
+    bias: Option<&[f64]>,
+    eps: f64,
+    y: &mut TensorMut<E>,
+) -> Result<Statistics>
+where
+    E::Compute: Element,
+{
+    let sides = layer.sides(&x.shape)?;
+    check_eps(eps)?;
+    sides.check("weight", weight)?;
+    sides.check("bias", bias)?;
+    check_like("out", x, y)?;
+    let isa = isa()?;
+    let mut statistics = Statistics::new(sides.count, sides.statistics)?;
+    if x.size() == 0 {
+        statistics.rstd.fill(rstd(0.0, eps));
+        return Ok(statistics);
+    }
+    let slots = [&mut statistics.mean, &mut statistics.var, &mut statistics.rstd].map(|slots| Slots::new(slots));
+    let map = |t: usize, m: Moments| {
+        let var = m.var(0.0);
+        let (mean, var) = if layer.centred { (m.mean, var) } else { (0.0, var + m.mean * m.mean) };
+        let rstd = rstd(var, eps);
+        let [means, vars, rstds] = slots;
+        means.set(t, mean);
+        vars.set(t, var);
+        rstds.set(t, rstd);
+        Affine::new(mean, rstd, 0.0)
+    };
+    let bytes = x.size() * size_of::<E>();
+    let inner = &sides.along_inner[..];
+    let (grid, [from, to, along]) = grid(&x.shape, &sides.kept(), [&x.strides, &y.strides, inner]);
+    let of = Input::new(x, &from);
+    let out = Output::new(y, &to);
+    let activation = Activation::Identity;
+    let reduce =
+        Reduction { grid, inputs: [of.clone()], known: &unknown, activation, mask: None, ahead: Some(out.clone()) };
+    let plan = plan(&Work { grid, parts: 1, samples: 1, read: bytes, written: bytes });
+    if weight.is_none() && bias.is_none() {
+        let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<E::Compute>]| cells[0] = map(t, m[0].moments());
+        let apply = Some(Application { grid, inputs: [of], out, second: None, mask: None });
+        Passes::forward(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan);
+        return Ok(statistics);
+    }
+    let (weight, bias) = (weight.map(rounded::<E::Compute>), bias.map(rounded::<E::Compute>));
+    let inputs = [of, parameter(&weight, 1.0, x, inner, &along)?, parameter(&bias, 0.0, x, inner, &along)?];
+    let rule = |t: usize, m: &[MomentSums], cells: &mut [Inner<E::Compute>]| cells[0] = Inner(map(t, m[0].moments()));
+    let apply = Some(Application { grid, inputs, out, second: None, mask: None });
+    Passes::forward_inner(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan);
+    Ok(statistics)
+}
+
+/// dx and, where they are `wanted`, the gradients of weight and bias (row-major over the normalized axes). `mean` and
+/// `rstd` are those of the forward pass.
+///
+/// # Errors
+/// An argument does not fit `x`.
+pub fn layer_norm_backward<E: Element>(
+    dy: &Operand,
+    x: &Tensor<E>,
+    layer: &Layer,
+    mean: &[f64],
+    rstd: &[f64],
+    weight: Option<&[f64]>,
+    wanted: bool,
+    dx: &mut TensorMut<E>,
+) -> Result<ParameterGradients>
+where
+    E::Compute: Element,
+{
+    let sides = layer.sides(&x.shape)?;
+    sides.check("weight", weight)?;
+    for (name, values) in [("mean", mean), ("rstd", rstd)] {
+        if values.len() != sides.statistics {
+            let expected = format!("have {} elements (the axes of x that are not normalized)", sides.statistics);
+            return Err(Error::new(name, expected, format!("{} elements", values.len())));
+        }
+    }
+    check_shape("dy", &x.shape, &dy.shape)?;
+    check_like("out", x, dx)?;
+    let isa = isa()?;
+    if x.size() == 0 {
+        let zeros = || zeros(if wanted { sides.count } else { 0 });
+        return Ok(ParameterGradients { weight: zeros()?, bias: zeros()? });
+    }
+    // Before dx is written, which may be dy's memory.
+    let gradients =
+        if wanted { parameter_gradients(dy, x, &sides, mean, rstd, isa)? } else { ParameterGradients::default() };
+    let inner = &sides.along_inner[..];
+    let (grid, [from, along, to, weights]) =
+        grid(&x.shape, &sides.kept(), [&x.strides, &dy.strides, &dx.strides, inner]);
+    let (of, dy) = (Input::new(x, &from), dy.input(&along));
+    let out = Output::new(dx, &to);
+    let count = sides.count as f64;
+    let gradient = |t: usize, sums: GradSums| {
+        let sums = sums.about::<E::Compute>(mean[t]);
+        let b = -rstd[t] * rstd[t] * sums.dot / count;
+        let c = if layer.centred { -rstd[t] * sums.dy / count } else { 0.0 };
+        GradAffine::<E::Compute>::new(mean[t], rstd[t], rstd[t], b, c)
+    };
+    let known = |t: usize| Affine { mean: Real::from_f64(mean[t]), ..Affine::EMPTY };
+    let bytes = x.size() * size_of::<E>();
+    let read = bytes + x.size() * dy.element_size();
+    let plan = plan(&Work { grid, parts: 1, samples: 1, read, written: bytes });
+    let activation = Activation::Identity;
+    let Some(weight) = weight.map(rounded::<E::Compute>) else {
+        let inputs = [of.clone(), dy.clone()];
+        let reduce = Reduction { grid, inputs, known: &known, activation, mask: None, ahead: None };
+        let rule = |t: usize, sums: &[SumsOf<OfAffine>], cells: &mut [GradAffine<E::Compute>]| {
+            cells[0] = gradient(t, sums[0].sums);
+        };
+        let apply = Some(Application { grid, inputs: [of, dy], out, second: None, mask: None });
+        Passes::backward(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan);
+        return Ok(gradients);
+    };
+    let weight = Input::new(&Tensor::strided(&weight, &x.shape, inner)?, &weights);
+    let inputs = [of, dy, weight];
+    let reduce = Reduction { grid, inputs: inputs.clone(), known: &known, activation, mask: None, ahead: None };
+    let rule = |t: usize, sums: &[SumsOf<OfInner>], cells: &mut [GradInner<E::Compute>]| {
+        cells[0] = GradInner(gradient(t, sums[0].sums));
+    };
+    let apply = Some(Application { grid, inputs, out, second: None, mask: None });
+    Passes::backward_inner(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan);
+    Ok(gradients)
+}
+
+/// Σdy·x̂ and Σdy over the axes that are not normalized.
+fn parameter_gradients<E: Element>(
+    dy: &Operand,
+    x: &Tensor<E>,
+    sides: &Sides,
+    mean: &[f64],
+    rstd: &[f64],
+    isa: crate::simd::Isa,
+) -> Result<ParameterGradients>
+where
+    E::Compute: Element,
+{
+    let mut gradients = ParameterGradients { weight: zeros(sides.count)?, bias: zeros(sides.count)? };
+    let outer = &sides.along_outer[..];
+    let (grid, [from, along, of]) = grid(&x.shape, &sides.inner, [&x.strides, &dy.strides, outer]);
+    // x̂ = (x − mean)·rstd + low, where low is what rounding the mean loses.
+    let maps: Vec<Affine<E::Compute>> =
+        mean.iter().zip(rstd).map(|(&mean, &rstd)| Affine::new(mean, rstd, 0.0)).collect();
+    let columns = [
+        maps.iter().map(|map| map.mean).collect::<Vec<_>>(),
+        maps.iter().map(|map| map.scale).collect(),
+        maps.iter().map(|map| map.shift).collect(),
+    ];
+    let [mean, rstd, low] = columns.each_ref().map(|values| Tensor::strided(values, &x.shape, outer));
+    let inputs = [
+        Input::new(x, &from),
+        dy.input(&along),
+        Input::new(&mean?, &of),
+        Input::new(&rstd?, &of),
+        Input::new(&low?, &of),
+    ];
+    let (dweight, dbias) = (Slots::new(&mut gradients.weight), Slots::new(&mut gradients.bias));
+    let rule = |j: usize, sums: &[SumsOf<OfParameters>], _: &mut [Scale<E::Compute>]| {
+        dweight.set(j, sums[0].sums.dot);
+        dbias.set(j, sums[0].sums.dy);
+    };
+    let activation = Activation::Identity;
+    let reduce = Reduction { grid, inputs, known: &unknown, activation, mask: None, ahead: None };
+    let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
+    let read = x.size() * size_of::<E>();
+    Passes::parameters(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read: 2 * read, written: 0 }));
+    Ok(gradients)
+}

@@ -1,0 +1,273 @@
+//! From a norm's rule to the passes that carry it out: with or without an activation, a residual, a mask.
+
+use super::plan;
+use crate::Element;
+use crate::element::Source;
+use crate::error::{Error, Result, shape_text};
+use crate::kernels::activation::Activation;
+use crate::kernels::apply::{Affine, Coefficients, Fused, GradAffine, GradFused, Scale};
+use crate::kernels::reduce::{GradSums, MomentSums};
+use crate::layout::{Grid, Walk};
+use crate::moments::Moments;
+use crate::pass::{Application, Known, OfAffine, OfFused, Pass, Passes, Reduction, SumsOf};
+use crate::plan::Work;
+use crate::simd::Isa;
+use crate::tensor::Tensor;
+use crate::view::{Input, Output};
+
+/// An array to read whose type is known at run time.
+#[derive(Clone)]
+pub struct Operand<'a> {
+    source: Source<'a>,
+    pub(super) shape: Vec<usize>,
+    pub(super) strides: Vec<isize>,
+}
+
+impl<'a, E: Element> From<&Tensor<'a, E>> for Operand<'a> {
+    fn from(tensor: &Tensor<'a, E>) -> Self {
+        Operand { source: E::source(tensor.base), shape: tensor.shape.clone(), strides: tensor.strides.clone() }
+    }
+}
+
+impl<'a> Operand<'a> {
+    pub(super) fn input<T: Passes>(&self, walk: &Walk) -> Input<'a, T> {
+        Input::of(self.source, walk)
+    }
+}
+
+/// What a norm may do beyond its affine map: y = activation(affine + residual), and 0 where the mask is false.
+#[derive(Clone, Default)]
+pub struct Extras<'a> {
+    /// Applied last.
+    pub activation: Activation,
+    /// An array of x's shape.
+    pub residual: Option<Operand<'a>>,
+    /// True where an element counts; of x's shape, the same for all channels (stride 0).
+    pub mask: Option<Tensor<'a, bool>>,
+}
+
+impl<'a> Extras<'a> {
+    /// Whether the shapes fit x, and the mask does not vary with the channel.
+    pub(super) fn check(&self, shape: &[usize], axis: usize) -> Result<()> {
+        let fits = |name, found: &[usize]| {
+            let expected = format!("have the shape of x, {}", shape_text(shape));
+            if shape == found {
+                Ok(())
+            } else {
+                Err(Error::new(name, expected, format!("shape {}", shape_text(found))))
+            }
+        };
+        if let Some(residual) = &self.residual {
+            fits("residual", &residual.shape)?;
+        }
+        if let Some(mask) = &self.mask {
+            fits("mask", &mask.shape)?;
+            if mask.strides[axis] != 0 && shape[axis] > 1 {
+                return Err(Error::new("mask", "be the same for all channels (stride 0)", mask.strides[axis]));
+            }
+        }
+        Ok(())
+    }
+
+    /// The strides of the residual and of the mask; x's, which say nothing new, where there is none.
+    pub(super) fn strides<'s>(&'s self, x: &'s [isize]) -> [&'s [isize]; 2] {
+        [
+            self.residual.as_ref().map_or(x, |residual| &residual.strides[..]),
+            self.mask.as_ref().map_or(x, |mask| &mask.strides[..]),
+        ]
+    }
+
+    /// The elements of a channel that count.
+    pub fn count(&self, shape: &[usize], axis: usize) -> usize {
+        let Some(mask) = &self.mask else {
+            return shape.iter().enumerate().filter(|&(i, _)| i != axis).map(|(_, n)| n).product();
+        };
+        let other: Vec<(usize, isize)> =
+            (0..shape.len()).filter(|&i| i != axis).map(|i| (shape[i], mask.strides[i])).collect();
+        let all = other.iter().map(|(n, _)| n).product();
+        // SAFETY: positions of the mask.
+        (0..all).filter(|&i| unsafe { mask.base.at(crate::layout::offset(&other, i)).read() }).count()
+    }
+
+    /// As operands of a grid.
+    pub(super) fn inputs<T: Passes>(&self, residual: &Walk, mask: &Walk) -> Beside<'a, T> {
+        Beside {
+            activation: self.activation,
+            residual: self.residual.as_ref().map(|of| of.input(residual)),
+            mask: self.mask.as_ref().map(|of| Input::mask(of, mask)),
+        }
+    }
+}
+
+/// [`Extras`] as operands.
+#[derive(Clone)]
+pub(super) struct Beside<'a, T> {
+    activation: Activation,
+    residual: Option<Input<'a, T>>,
+    mask: Option<Input<'a, T>>,
+}
+
+/// Nothing is known of the statistics of a forward pass.
+pub(super) fn unknown<T: Passes>(_statistic: usize) -> Affine<T> {
+    Affine::EMPTY
+}
+
+/// A forward pass: moments of `x` on one grid, y on another.
+pub(super) struct Forward<'a, T> {
+    pub(super) grid: Grid,
+    pub(super) x: Input<'a, T>,
+    pub(super) ahead: Option<Output<'a, T>>,
+    /// Masks the reduction, on its own grid.
+    pub(super) mask: Option<Input<'a, T>>,
+    pub(super) cells_grid: Grid,
+    pub(super) cells_x: Input<'a, T>,
+    pub(super) beside: Beside<'a, T>,
+    pub(super) out: Output<'a, T>,
+    pub(super) cells: usize,
+    pub(super) samples: usize,
+}
+
+impl<T: Passes> Forward<'_, T> {
+    /// `rule` gives the affine maps of the cells of statistic t.
+    pub(super) fn run(self, isa: Isa, rule: impl Fn(usize, Moments, &mut [Affine<T>]) + Sync) {
+        let Forward { grid, x, ahead, mask, cells_grid, cells_x, beside, out, cells, samples } = self;
+        let bytes = grid.statistics() * grid.count() * x.element_size();
+        let plan = plan(&Work { grid, parts: 1, samples, read: bytes, written: bytes });
+        let reduce = Reduction { grid, inputs: [x], known: &unknown, activation: Activation::Identity, mask, ahead };
+        let Beside { activation, residual, mask } = beside;
+        if activation == Activation::Identity && residual.is_none() {
+            let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<T>]| rule(t, m[0].moments(), cells);
+            let apply = Some(Application { grid: cells_grid, inputs: [cells_x], out, second: None, mask });
+            T::forward(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan);
+            return;
+        }
+        let rule = |t: usize, m: &[MomentSums], cells: &mut [Fused<T>]| {
+            let mut of = vec![Affine::EMPTY; cells.len()];
+            rule(t, m[0].moments(), &mut of);
+            for (cell, of) in cells.iter_mut().zip(of) {
+                *cell = Fused { cell: of, activation };
+            }
+        };
+        match residual {
+            None => {
+                let apply = Some(Application { grid: cells_grid, inputs: [cells_x], out, second: None, mask });
+                T::forward_fused(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan);
+            }
+            Some(residual) => {
+                let inputs = [cells_x, residual];
+                let apply = Some(Application { grid: cells_grid, inputs, out, second: None, mask });
+                T::forward_residual(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan);
+            }
+        }
+    }
+}
+
+/// y by given affine maps, which repeat where there are fewer than cells.
+pub(super) fn affine<T: Passes>(
+    grid: Grid,
+    x: Input<T>,
+    beside: Beside<T>,
+    out: Output<T>,
+    cells: Vec<Affine<T>>,
+    isa: Isa,
+) {
+    let bytes = grid.statistics() * grid.count() * x.element_size();
+    let plan = plan(&Work { grid, parts: 1, samples: 1, read: bytes, written: bytes });
+    let Beside { activation, residual, mask } = beside;
+    if activation == Activation::Identity && residual.is_none() {
+        T::affine(&Application { grid, inputs: [x], out, second: None, mask }, isa, &plan, &cells);
+        return;
+    }
+    let cells: Vec<_> = cells.into_iter().map(|cell| Fused { cell, activation }).collect();
+    match residual {
+        None => T::affine_fused(&Application { grid, inputs: [x], out, second: None, mask }, isa, &plan, &cells),
+        Some(residual) => {
+            let apply = Application { grid, inputs: [x, residual], out, second: None, mask };
+            T::affine_residual(&apply, isa, &plan, &cells);
+        }
+    }
+}
+
+/// A backward pass: two sums of each cell, dx of each cell, on one grid.
+pub(super) struct Backward<'a, T> {
+    pub(super) grid: Grid,
+    pub(super) x: Input<'a, T>,
+    pub(super) dy: Input<'a, T>,
+    pub(super) beside: Beside<'a, T>,
+    /// The forward pass's affine map of each cell.
+    pub(super) known: Known<'a, T>,
+    pub(super) out: Output<'a, T>,
+    /// Where the residual's gradient goes.
+    pub(super) second: Option<Output<'a, T>>,
+    /// Cells of a statistic.
+    pub(super) cells: usize,
+    pub(super) samples: usize,
+    /// Whether statistics do not depend on x.
+    pub(super) frozen: bool,
+}
+
+impl<T: Passes> Backward<'_, T> {
+    /// `rule` gives the coefficients of the cells of statistic t by their sums.
+    pub(super) fn run(
+        self,
+        isa: Isa,
+        rule: impl Fn(usize, &mut dyn Iterator<Item = GradSums>, &mut [GradAffine<T>]) + Sync,
+    ) {
+        let Backward { grid, x, dy, beside, known, out, second, cells, samples, frozen } = self;
+        let elements = grid.statistics() * grid.count();
+        let read = elements * (x.element_size() + dy.element_size());
+        let plan = plan(&Work { grid, parts: cells, samples, read, written: elements * x.element_size() });
+        let Beside { activation, residual, mask } = beside;
+        // Without an activation no gradient asks for the residual itself.
+        let residual = residual.filter(|_| activation != Activation::Identity);
+        let masked = mask.clone();
+        if activation == Activation::Identity && second.is_none() {
+            let reduce =
+                Reduction { grid, inputs: [x.clone(), dy.clone()], known, activation, mask: masked, ahead: None };
+            let of = |t: usize, sums: &[SumsOf<OfAffine>], cells: &mut [GradAffine<T>]| {
+                rule(t, &mut sums.iter().map(|of| of.sums), cells);
+            };
+            if frozen {
+                let rule = |t: usize, sums: &[SumsOf<OfAffine>], cells: &mut [Scale<T>]| {
+                    let mut full = [<GradAffine<T> as Coefficients<T, 2, 5>>::NONE; 1];
+                    of(t, sums, &mut full);
+                    cells[0] = Scale(full[0].a);
+                };
+                let apply = Some(Application { grid, inputs: [dy], out, second, mask });
+                T::backward_frozen(&Pass { reduce, parts: cells, apply, cells, samples, rule: &rule }, isa, &plan);
+            } else {
+                let apply = Some(Application { grid, inputs: [x, dy], out, second, mask });
+                T::backward(&Pass { reduce, parts: cells, apply, cells, samples, rule: &of }, isa, &plan);
+            }
+            return;
+        }
+        let fused = |t: usize, of: &[SumsOf<OfFused>], out: &mut [GradFused<T>]| {
+            let mut grads = vec![<GradAffine<T> as Coefficients<T, 2, 5>>::NONE; out.len()];
+            rule(t, &mut of.iter().map(|of| of.sums), &mut grads);
+            for (i, (out, grad)) in out.iter_mut().zip(grads).enumerate() {
+                let Affine { mean: _, scale, shift } = known(t * cells + i);
+                *out = GradFused { grad, scale, shift, activation, frozen };
+            }
+        };
+        match residual {
+            None => {
+                let reduce =
+                    Reduction { grid, inputs: [x.clone(), dy.clone()], known, activation, mask: masked, ahead: None };
+                let apply = Some(Application { grid, inputs: [x, dy], out, second, mask });
+                T::backward_fused(&Pass { reduce, parts: cells, apply, cells, samples, rule: &fused }, isa, &plan);
+            }
+            Some(residual) => {
+                let reduce = Reduction {
+                    grid,
+                    inputs: [x.clone(), dy.clone(), residual.clone()],
+                    known,
+                    activation,
+                    mask: masked,
+                    ahead: None,
+                };
+                let apply = Some(Application { grid, inputs: [x, dy, residual], out, second, mask });
+                T::backward_residual(&Pass { reduce, parts: cells, apply, cells, samples, rule: &fused }, isa, &plan);
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The second half: coefficients to outputs.
+
+use std::ops::Range;
+
+use super::stages::{Stages, tiles};
+use super::{Piece, Room, State, columns_of, pieces};
+use crate::kernels::Pattern;
+use crate::kernels::apply::{Coefficients, apply_columns, apply_rows};
+use crate::kernels::reduce::Scratch;
+use crate::layout::Grid;
+use crate::parallel::run;
+use crate::plan::{Cut, Plan};
+use crate::simd::{Isa, Kernel, Real, Simd};
+use crate::view::{Input, Output};
+
+/// Operands to apply coefficients to.
+pub struct Application<'a, T, const K: usize> {
+    pub grid: Grid,
+    pub inputs: [Input<'a, T>; K],
+    pub out: Output<'a, T>,
+    /// Where the coefficients' second output goes.
+    pub second: Option<Output<'a, T>>,
+    /// Where outputs are not 0, if they are somewhere.
+    pub mask: Option<Input<'a, T>>,
+}
+
+impl<T: Real, const K: usize> Application<'_, T, K> {
+    /// Cells from start to end, last first: what was read last is still in cache.
+    /// # Safety
+    /// No other thread touches these cells' elements of the output meanwhile.
+    pub(super) unsafe fn whole<C: Coefficients<T, K, J>, const J: usize>(
+        &self,
+        cut: &Cut,
+        range: Range<usize>,
+        stream: bool,
+        mut room: Room<T>,
+        coefficients: &[C],
+    ) {
+        for piece in pieces(self.grid, range.clone()).rev() {
+            let at = piece.0 * self.grid.width + piece.1.start - range.start;
+            let cells = &coefficients[at..at + piece.1.len()];
+            // SAFETY: as the caller vouches.
+            unsafe { self.chunks(cut, piece, 0..cut.chunks, stream, &mut room, cells) };
+        }
+    }
+
+    /// A piece of the cells in some chunks, from the last to the first.
+    /// # Safety
+    /// No other thread touches these cells' elements of the output meanwhile.
+    unsafe fn chunks<C: Coefficients<T, K, J>, const J: usize>(
+        &self,
+        cut: &Cut,
+        piece: Piece,
+        chunks: Range<usize>,
+        stream: bool,
+        room: &mut Room<T>,
+        cells: &[C],
+    ) {
+        let Room { isa, scratch, stages, outputs } = room;
+        T::dispatch(
+            *isa,
+            ApplyChunks { application: self, cut, piece, chunks, stream, scratch, stages, outputs, cells },
+        );
+    }
+
+    /// Applies the coefficients of all cells, backwards if what was read last may still be in cache. Fewer coefficients
+    /// than cells repeat.
+    pub(super) fn run<C: Coefficients<T, K, J>, const J: usize>(
+        &self,
+        isa: Isa,
+        plan: &Plan,
+        coefficients: &[C],
+        backwards: bool,
+    ) {
+        /// Elements of a task.
+        const TASK: usize = 1 << 15;
+        let cut = Cut::new(&self.grid);
+        let work: Vec<_> = pieces(self.grid, 0..self.grid.statistics()).collect();
+        let all = work.len() * cut.chunks;
+        // Short chunks are taken several at a time.
+        let each = (all * TASK / (self.grid.statistics() * self.grid.count()).max(1)).clamp(1, all.max(1));
+        let repeats = coefficients.len() < self.grid.statistics();
+        run(plan.threads, all.div_ceil(each), State::<T, (), C>::new, |task, state| {
+            let State { scratch, stages, outputs, coefficients: repeated, .. } = state;
+            for task in task * each..(task * each + each).min(all) {
+                let task = if backwards { all - 1 - task } else { task };
+                let piece = work[task % work.len()].clone();
+                let chunk = task / work.len();
+                let at = piece.0 * self.grid.width + piece.1.start;
+                let range = at..at + piece.1.len();
+                let cells = if repeats {
+                    repeated.clear();
+                    repeated.extend(range.map(|t| coefficients[t % coefficients.len()]));
+                    &repeated[..]
+                } else {
+                    &coefficients[range]
+                };
+                let mut room = Room { isa, scratch: &mut *scratch, stages: &mut *stages, outputs: &mut *outputs };
+                // SAFETY: pieces and chunks are disjoint, and each pair is one task's.
+                unsafe { self.chunks(&cut, piece, chunk..chunk + 1, plan.stream, &mut room, cells) };
+            }
+        });
+    }
+}
+
+/// The code of [`Application::chunks`], whose caller vouches for disjointness.
+struct ApplyChunks<'w, 'a, T, C, const K: usize, const J: usize> {
+    application: &'w Application<'a, T, K>,
+    cut: &'w Cut,
+    piece: Piece,
+    chunks: Range<usize>,
+    stream: bool,
+    scratch: &'w mut Scratch<T>,
+    stages: &'w mut Stages<T>,
+    outputs: &'w mut [Vec<T>; 2],
+    cells: &'w [C],
+}
+
+impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> Kernel<T> for ApplyChunks<'_, '_, T, C, K, J> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let ApplyChunks { application, cut, piece: (k, w), chunks, stream, scratch, stages, outputs, cells } = self;
+        let Application { grid, inputs, out, second, mask } = application;
+        let Stages { inputs: stages, mask: stage, .. } = stages;
+        let [staged, staged_second] = outputs;
+        if grid.columns {
+            expand(Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold }, cells, scratch);
+        }
+        for chunk in chunks.rev() {
+            let (rows, columns) = if grid.lines { (w.clone(), 0..grid.len) } else { cut.chunk(grid, chunk) };
+            let columns = if grid.columns { columns_of(grid, &w) } else { columns };
+            for rows in cut.rows(rows).rev() {
+                for columns in cut.columns(&columns).rev() {
+                    let tiles = tiles(inputs, k, &rows, &columns, stages);
+                    let mask = mask.as_ref().map(|mask| mask.tile(k, &rows, &columns, stage));
+                    // The second output first: the first may be the very memory of an operand.
+                    let outputs = [(second.as_ref(), true, &mut *staged_second), (Some(out), false, &mut *staged)];
+                    for (out, second, staged) in outputs {
+                        let Some(out) = out else { continue };
+                        let stream = stream && out.is_direct() && mask.is_none();
+                        // SAFETY: as the caller of `chunks` vouches.
+                        unsafe {
+                            out.write(
+                                k,
+                                &rows,
+                                &columns,
+                                staged,
+                                #[inline(always)]
+                                |mut out| {
+                                    if grid.columns {
+                                        let along = scratch.take(out.len());
+                                        let mut of: [&[T]; J] = [&[]; J];
+                                        for (of, along) in of.iter_mut().zip(along) {
+                                            *of = along;
+                                        }
+                                        apply_columns(s, tiles, out.again(), of, cells[0], second, stream);
+                                    } else if grid.lines {
+                                        for (row, &cell) in cells.iter().enumerate() {
+                                            let line = tiles.map(|tile| tile.line(row));
+                                            // Short rows share cache lines: storing past the caches would lose.
+                                            apply_rows(s, line, out.line(row), cell, second, false);
+                                        }
+                                    } else {
+                                        apply_rows(s, tiles, out.again(), cells[0], second, stream);
+                                    }
+                                    if let Some(mask) = mask {
+                                        out.clear_unless(mask);
+                                    }
+                                },
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes the coefficients of some columns where the kernel will find them.
+#[inline(always)]
+fn expand<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize>(
+    pattern: Pattern,
+    cells: &[C],
+    scratch: &mut Scratch<T>,
+) {
+    let mut along = scratch.take(pattern.len()).into_iter();
+    for j in 0..J {
+        let along = along.next().expect("no pass has more coefficients than there is room for");
+        pattern.expand(along, |w| cells[w].coefficients()[j]);
+    }
+}

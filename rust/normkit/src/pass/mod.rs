@@ -1,0 +1,191 @@
+//! The one mechanism: reduce cells, merge them, make coefficients, apply them.
+//!
+//! A norm says what is reduced ([`Statistic`]), what is applied ([`Coefficients`]) and how the one becomes the other (a
+//! rule). Everything else, layouts, blocks, threads and the order of additions, is here and the same for all norms.
+
+mod application;
+mod passes;
+mod reduction;
+mod stages;
+mod statistic;
+
+use std::ops::Range;
+
+pub use application::Application;
+pub use passes::Passes;
+pub use reduction::Reduction;
+pub use statistic::{Known, OfAffine, OfFused, OfInner, OfParameters, Statistic, SumsOf};
+
+use crate::kernels::apply::Coefficients;
+use crate::kernels::reduce::Scratch;
+use crate::layout::Grid;
+use crate::parallel::{Disjoint, run};
+use crate::plan::{Cut, Plan, Schedule, sample_parts, tile_statistics};
+use crate::simd::{Isa, Real};
+use stages::Stages;
+
+/// What a thread keeps from task to task.
+struct State<T, A, C> {
+    scratch: Scratch<T>,
+    stages: Stages<T>,
+    outputs: [Vec<T>; 2],
+    chunk: Vec<A>,
+    totals: Vec<A>,
+    coefficients: Vec<C>,
+}
+
+impl<T, A, C> State<T, A, C> {
+    fn new() -> Self {
+        State {
+            scratch: Scratch::new(),
+            stages: Stages::new(),
+            outputs: [Vec::new(), Vec::new()],
+            chunk: Vec::new(),
+            totals: Vec::new(),
+            coefficients: Vec::new(),
+        }
+    }
+}
+
+/// A kept position, and statistics of its runs.
+type Piece = (usize, Range<usize>);
+
+/// The parts of a range of statistics that lie in one run and one tile: kept position and statistics of the run.
+fn pieces(grid: Grid, statistics: Range<usize>) -> impl DoubleEndedIterator<Item = Piece> {
+    let tile = tile_statistics(&grid);
+    let width = if grid.lines { grid.rows } else { grid.width };
+    let per_run = width.div_ceil(tile);
+    let number = move |t: usize| t / width * per_run + t % width / tile;
+    let numbers = if statistics.is_empty() { 0..0 } else { number(statistics.start)..number(statistics.end - 1) + 1 };
+    numbers.map(move |i| {
+        let (k, w) = (i / per_run, i % per_run * tile);
+        let start = (k * width + w).max(statistics.start);
+        let end = (k * width + (w + tile).min(width)).min(statistics.end);
+        (k, start - k * width..end - k * width)
+    })
+}
+
+/// Columns of the run that these statistics take.
+#[inline(always)]
+fn columns_of(grid: &Grid, w: &Range<usize>) -> Range<usize> {
+    if grid.columns && grid.repeat == 1 { w.start * grid.fold..w.end * grid.fold } else { 0..grid.len }
+}
+
+/// What a task needs beyond its operands: the instruction set and room to work in.
+struct Room<'w, T> {
+    isa: Isa,
+    scratch: &'w mut Scratch<T>,
+    stages: &'w mut Stages<T>,
+    outputs: &'w mut [Vec<T>; 2],
+}
+
+/// A norm's own part: from what was reduced for statistic t to the coefficients of its cells.
+pub type Rule<'a, A, C> = &'a (dyn Fn(usize, &[A], &mut [C]) + Sync);
+
+/// A reduction of `K` operands and what follows from it: `J` coefficients for `L` operands.
+pub struct Pass<'a, T, A, C, const K: usize, const L: usize, const J: usize> {
+    /// What is reduced: `parts` adjacent statistics of this grid belong to one of the norm's.
+    pub reduce: Reduction<'a, T, K>,
+    pub parts: usize,
+    /// What is applied to: `cells` adjacent ones belong to one statistic of the norm. Nothing, where only statistics
+    /// are wanted.
+    pub apply: Option<Application<'a, T, L>>,
+    pub cells: usize,
+    /// The norm's statistics are those of so many samples, which the rule takes in order within each part of them.
+    pub samples: usize,
+    pub rule: Rule<'a, A, C>,
+}
+
+impl<T, A, C, const K: usize, const L: usize, const J: usize> Pass<'_, T, A, C, K, L, J>
+where
+    T: Real,
+    A: Statistic<T, K>,
+    C: Coefficients<T, L, J>,
+{
+    /// Carries it out.
+    fn run(&self, isa: Isa, plan: &Plan) {
+        match plan.schedule {
+            Schedule::Fused { statistics } if self.can_take(statistics) => self.fused(isa, plan, statistics),
+            _ => self.split(isa, plan),
+        }
+    }
+
+    /// Whether so many statistics of a sample fill whole runs, where a run repeats them and so cannot be divided.
+    fn can_take(&self, statistics: usize) -> bool {
+        let per_sample = self.statistics() / self.samples;
+        let fills = |grid: &Grid, each: usize| {
+            grid.repeat == 1 || [statistics, per_sample].iter().all(|n| (n * each).is_multiple_of(grid.width))
+        };
+        fills(&self.reduce.grid, self.parts) && self.apply.as_ref().is_none_or(|apply| fills(&apply.grid, self.cells))
+    }
+
+    fn statistics(&self) -> usize {
+        self.reduce.grid.statistics() / self.parts
+    }
+
+    /// Each task takes some statistics of each sample of a part of the samples from start to end.
+    fn fused(&self, isa: Isa, plan: &Plan, statistics: usize) {
+        let per_sample = self.statistics() / self.samples;
+        let across = per_sample.div_ceil(statistics);
+        let parts = sample_parts(self.samples);
+        let part = self.samples.div_ceil(parts);
+        let reduce_cut = Cut::new(&self.reduce.grid);
+        let apply_cut = self.apply.as_ref().map(|apply| Cut::new(&apply.grid));
+        run(plan.threads, parts * across, State::new, |task, state: &mut State<T, A, C>| {
+            let State { scratch, stages, outputs, chunk, totals, coefficients } = state;
+            let first = task % across * statistics;
+            let end = (first + statistics).min(per_sample);
+            for sample in task / across * part..(task / across * part + part).min(self.samples) {
+                let range = sample * per_sample + first..sample * per_sample + end;
+                let reduced = range.start * self.parts..range.end * self.parts;
+                let room = Room { isa, scratch: &mut *scratch, stages: &mut *stages, outputs: &mut *outputs };
+                self.reduce.whole(&reduce_cut, reduced, plan.ahead / size_of::<T>(), room, chunk, totals);
+                coefficients.resize(range.len() * self.cells, C::NONE);
+                for (i, t) in range.clone().enumerate() {
+                    let cells = &mut coefficients[i * self.cells..(i + 1) * self.cells];
+                    (self.rule)(t, &totals[i * self.parts..(i + 1) * self.parts], cells);
+                }
+                if let (Some(apply), Some(cut)) = (&self.apply, &apply_cut) {
+                    let cells = range.start * self.cells..range.end * self.cells;
+                    let room = Room { isa, scratch: &mut *scratch, stages: &mut *stages, outputs: &mut *outputs };
+                    // SAFETY: tasks have different samples or different statistics, hence different cells.
+                    unsafe { apply.whole(cut, cells, plan.stream, room, coefficients) };
+                }
+            }
+        });
+    }
+
+    /// All threads reduce chunks, one merges, all apply.
+    fn split(&self, isa: Isa, plan: &Plan) {
+        let grid = self.reduce.grid;
+        let cut = Cut::new(&grid);
+        let all = grid.statistics();
+        let work: Vec<_> = pieces(grid, 0..all).collect();
+        let mut partial = vec![A::default(); cut.chunks * all];
+        let shared = Disjoint::new(&mut partial);
+        run(plan.threads, work.len() * cut.chunks, State::new, |task, state: &mut State<T, A, C>| {
+            let piece = work[task % work.len()].clone();
+            let chunk = task / work.len();
+            let at = chunk * all + piece.0 * grid.width + piece.1.start;
+            // SAFETY: pieces are disjoint, and each is taken once for each chunk.
+            let into = unsafe { shared.part(at..at + piece.1.len()) };
+            let State { scratch, stages, outputs, .. } = state;
+            let mut room = Room { isa, scratch, stages, outputs };
+            self.reduce.chunk(&cut, piece, chunk, false, &mut room, into);
+        });
+        let (totals, rest) = partial.split_at_mut(all);
+        for part in rest.chunks_exact(all) {
+            for (total, &part) in totals.iter_mut().zip(part) {
+                *total = total.merge(part);
+            }
+        }
+        let mut coefficients = vec![C::NONE; self.statistics() * self.cells];
+        for t in 0..self.statistics() {
+            let cells = &mut coefficients[t * self.cells..(t + 1) * self.cells];
+            (self.rule)(t, &totals[t * self.parts..(t + 1) * self.parts], cells);
+        }
+        if let Some(apply) = &self.apply {
+            apply.run(isa, plan, &coefficients, true);
+        }
+    }
+}

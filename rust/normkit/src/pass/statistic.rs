@@ -1,0 +1,136 @@
+//! What is taken from the elements of a statistic.
+
+use crate::kernels::Pattern;
+use crate::kernels::activation::Activation;
+use crate::kernels::apply::Affine;
+use crate::kernels::flow::{Flow, Normalized, Plain, Through, Weighted};
+use crate::kernels::reduce::{
+    GradSums, MomentSums, Scratch, gradient_columns, gradient_rows, moments_columns, moments_rows,
+};
+use crate::simd::{Real, Simd, Tile};
+
+/// What a reduction knows of its statistics beforehand.
+pub type Known<'a, T> = &'a (dyn Fn(usize) -> Affine<T> + Sync);
+
+/// What is taken from the elements of `K` operands.
+pub trait Statistic<T: Real, const K: usize>: Copy + Default + Send + Sync {
+    /// Of both parts together.
+    fn merge(self, other: Self) -> Self;
+    /// Of a block that belongs to one statistic, merged into `self`.
+    fn rows<S: Simd<T>>(&mut self, s: S, tiles: [Tile<T>; K], cell: Affine<T>, activation: Activation);
+    /// Called before the blocks of some columns.
+    fn prepare(_pattern: Pattern, _cells: impl Fn(usize) -> Affine<T>, _scratch: &mut Scratch<T>) {}
+    /// Of a block of columns, merged into `into`.
+    fn columns<S: Simd<T>>(
+        s: S,
+        tiles: [Tile<T>; K],
+        pattern: Pattern,
+        activation: Activation,
+        scratch: &mut Scratch<T>,
+        into: &mut [Self],
+    );
+}
+
+impl<T: Real> Statistic<T, 1> for MomentSums {
+    #[inline(always)]
+    fn merge(self, other: Self) -> Self {
+        self.merge(other)
+    }
+    #[inline(always)]
+    fn rows<S: Simd<T>>(&mut self, s: S, [x]: [Tile<T>; 1], _cell: Affine<T>, _activation: Activation) {
+        moments_rows(s, x, self);
+    }
+    #[inline(always)]
+    fn columns<S: Simd<T>>(
+        s: S,
+        [x]: [Tile<T>; 1],
+        pattern: Pattern,
+        _activation: Activation,
+        scratch: &mut Scratch<T>,
+        into: &mut [Self],
+    ) {
+        moments_columns(s, x, pattern, scratch, into);
+    }
+}
+
+/// The two sums of a backward pass, by the kind of forward pass that `F` undoes.
+#[derive(Clone, Copy, Debug)]
+pub struct SumsOf<F> {
+    pub(crate) sums: GradSums,
+    kind: std::marker::PhantomData<F>,
+}
+
+impl<F> Default for SumsOf<F> {
+    fn default() -> Self {
+        SumsOf { sums: GradSums::default(), kind: std::marker::PhantomData }
+    }
+}
+
+/// Kinds of [`Flow`] that an activation completes.
+pub(crate) trait Kind: Copy + Send + Sync {
+    /// The flow itself.
+    type Flow;
+    /// With the activation of a pass, if the kind has one.
+    fn flow(activation: Activation) -> Self::Flow;
+}
+
+macro_rules! kinds {
+    ($($Kind:ident => $Flow:ty = $value:expr, $doc:literal;)*) => {$(
+        #[doc = $doc]
+        #[derive(Clone, Copy, Debug)]
+        pub struct $Kind;
+        impl Kind for $Kind {
+            type Flow = $Flow;
+            #[inline(always)]
+            fn flow(activation: Activation) -> $Flow {
+                ($value)(activation)
+            }
+        }
+    )*};
+}
+kinds! {
+    OfAffine => Plain = |_| Plain, "Of an affine map.";
+    OfFused => Through = Through, "Of an affine map and an activation.";
+    OfInner => Weighted = |_| Weighted, "Of an affine map and weights that vary inside the cell.";
+    OfParameters => Normalized = |_| Normalized, "For parameters that vary inside the cell.";
+}
+
+impl<T: Real, F: Kind, const K: usize> Statistic<T, K> for SumsOf<F>
+where
+    F::Flow: Flow<T, K>,
+{
+    #[inline(always)]
+    fn merge(self, other: Self) -> Self {
+        SumsOf { sums: self.sums.add(other.sums), ..self }
+    }
+    #[inline(always)]
+    fn rows<S: Simd<T>>(&mut self, s: S, tiles: [Tile<T>; K], cell: Affine<T>, activation: Activation) {
+        self.sums = self.sums.add(gradient_rows(s, tiles, cell, F::flow(activation)));
+    }
+    #[inline(always)]
+    fn prepare(pattern: Pattern, cells: impl Fn(usize) -> Affine<T>, scratch: &mut Scratch<T>) {
+        let [mean, scale, shift, ..] = scratch.take(pattern.len());
+        for w in 0..pattern.width {
+            let (cell, run) = (cells(w), pattern.run(0, w));
+            mean[run.clone()].fill(cell.mean);
+            scale[run.clone()].fill(cell.scale);
+            shift[run].fill(cell.shift);
+        }
+        for along in [mean, scale, shift] {
+            pattern.repeat(along);
+        }
+    }
+    #[inline(always)]
+    fn columns<S: Simd<T>>(
+        s: S,
+        tiles: [Tile<T>; K],
+        pattern: Pattern,
+        activation: Activation,
+        scratch: &mut Scratch<T>,
+        into: &mut [Self],
+    ) {
+        let [mean, scale, shift, sums, dots, ..] = scratch.take(pattern.len());
+        let add = |w: usize, sums: GradSums| into[w].sums = into[w].sums.add(sums);
+        gradient_columns(s, tiles, pattern, [mean, scale, shift, sums, dots], F::flow(activation), add);
+    }
+}
