@@ -165,7 +165,7 @@ impl Moments {
 ///
 /// Parameters
 /// ----------
-/// x : float32 or float64 array
+/// x : float array
 ///     Any shape and strides.
 /// axis : int, tuple of ints or None
 ///     The axes to reduce, as in NumPy; None is all of them.
