@@ -420,6 +420,7 @@ def test_a_folded_convolution_is_convolution_then_batch_norm(groups, eps, outsid
     folded = layer.fold(eps=eps, eps_outside=outside)
     found = reference.convolve(x, folded.weights, folded.biases, groups=groups)
     np.testing.assert_allclose(found.astype(float), expected.astype(float), rtol=0, atol=1e-12)
+    assert folded.groups == groups
     assert (folded.scales, folded.rolling_mean, folded.rolling_variance) == (None, None, None)
     # The same through a layer of normkit's own.
     state, options = from_darknet(layer.batch_norm(), eps=eps, eps_outside=outside)
