@@ -12,6 +12,8 @@ from normkit.compat.cs231n import (
     batchnorm_backward,
     batchnorm_backward_alt,
     batchnorm_forward,
+    layernorm_backward,
+    layernorm_forward,
     spatial_batchnorm_backward,
     spatial_batchnorm_forward,
     spatial_groupnorm_backward,
@@ -112,6 +114,37 @@ def test_batchnorm_backward_and_alt_agree():
     _, cache = batchnorm_forward(x, gamma, beta, {"mode": "train"})
     for a, b in zip(batchnorm_backward(dout, cache), batchnorm_backward_alt(dout, cache), strict=True):
         assert checks.same_bits(a, b)
+
+
+def test_layernorm_means_and_deviations():
+    a = hidden(np.random.RandomState(231), 4)()
+    for gamma, beta in ((np.ones(3), np.zeros(3)), (np.asarray([3.0, 3.0, 3.0]), np.asarray([5.0, 5.0, 5.0]))):
+        a_norm, _ = layernorm_forward(a, gamma, beta, {"mode": "train"})  # the notebook passes a mode
+        assert_normalized(a_norm, gamma[:1], beta[:1], a, (1,))
+
+
+def test_layernorm_gradients():
+    rng = np.random.RandomState(231)
+    x, gamma, beta, dout = 5 * rng.randn(4, 5) + 12, rng.randn(5), rng.randn(5), rng.randn(4, 5)
+    assert_gradients(lambda *a: layernorm_forward(*a, {}), layernorm_backward, x, (gamma, beta), dout, at_most=1e-8)
+
+
+def test_layernorm_takes_integers_and_has_the_course_s_words():
+    x = np.array([[1, 3], [10, 30]])
+    out, cache = layernorm_forward(x, np.array([1, 2]), np.array([0, 1]), {"eps": 0.0})
+    np.testing.assert_allclose(out, [[-1, 3], [-1, 3]], rtol=64 * EPS)
+    assert layernorm_backward(x, cache)[0].dtype == np.float64
+    for args, kind, message in (
+        ((x, np.ones(3), np.ones(2), {}), ValueError, "`gamma` must have "),
+        ((x, np.ones(2), np.ones(3), {}), ValueError, "`beta` must have "),
+        ((x, np.ones(2), np.ones(2), {"eps": -1.0}), ValueError, r"`ln_param\['eps'\]` must be finite and >= 0"),
+        ((x[0], np.ones(2), np.ones(2), {}), ValueError, r"`x` must have 2 axes, \(N, D\), found shape \(2,\)"),
+        ((x, np.ones(2), np.ones(2), None), TypeError, "`ln_param` must be a dictionary"),
+    ):
+        with pytest.raises(kind, match=f"^layernorm_forward: {message}"):
+            layernorm_forward(*args)
+    with pytest.raises(ValueError, match=r"^layernorm_backward: `dout` must have the shape of x"):
+        layernorm_backward(x[:1], cache)
 
 
 # --- ConvolutionalNetworks.ipynb -------------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ __all__ = [
     "batchnorm_backward",
     "batchnorm_backward_alt",
     "batchnorm_forward",
+    "layernorm_backward",
+    "layernorm_forward",
     "spatial_batchnorm_backward",
     "spatial_batchnorm_forward",
     "spatial_groupnorm_backward",
@@ -136,6 +138,65 @@ def batchnorm_backward_alt(dout: Array, cache: Any) -> tuple[Array, Array, Array
         [3.0]
     """
     return _backward("batchnorm_backward_alt", "batchnorm_forward", dout, cache)
+
+
+def layernorm_forward(x: Array, gamma: Array, beta: Array, ln_param: Params) -> tuple[Array, Any]:
+    """Layer normalization of (N, D), per sample (Ba, Kiros & Hinton 2016); the same in train and test mode.
+
+    out = (x - mean) / sqrt(var + eps) · gamma + beta, mean and biased variance over the features of a sample.
+
+    Args:
+        x: (N, D).
+        gamma: (D,).
+        beta: (D,).
+        ln_param: a dictionary. "eps": 1e-5 by default. Everything else is ignored.
+
+    Returns:
+        `(out, cache)`, out of the shape and dtype of x.
+
+    Raises:
+        ValueError: a number or shape does not fit.
+        TypeError: an argument has the wrong type.
+
+    Example:
+        >>> import numpy as np
+        >>> from normkit.compat.cs231n import layernorm_forward
+        >>> out, cache = layernorm_forward(np.array([[1.0, 3.0], [10.0, 30.0]]), np.ones(2), np.zeros(2), {})
+        >>> out.round(3).tolist()
+        [[-1.0, 1.0], [-1.0, 1.0]]
+    """
+    function = "layernorm_forward"
+    x, gamma, beta = _floats(function, x, "(N, D)", gamma, beta)
+    eps = _param(function, "ln_param", ln_param).get("eps", 1e-5)
+    with in_the_words_of(function, _FORWARD | {"eps": "ln_param['eps']"}):
+        out, cache = nk.layer_norm(x, gamma, beta, axis=-1, eps=eps)
+    return out, _Cache(function, cache)
+
+
+def layernorm_backward(dout: Array, cache: Any) -> tuple[Array, Array, Array]:
+    """Return `(dx, dgamma, dbeta)` of `layernorm_forward`.
+
+    dx = (g - mean(g) - x̂·mean(g·x̂)) / sqrt(var + eps) with g = gamma·dout, the means over the features of a sample.
+
+    Args:
+        dout: (N, D).
+        cache: from `layernorm_forward`.
+
+    Returns:
+        Arrays (N, D), and two of the shapes of gamma and beta.
+
+    Raises:
+        ValueError: the shape of `dout` does not fit.
+        TypeError: an argument has the wrong type, or the cache is of another function.
+
+    Example:
+        >>> import numpy as np
+        >>> from normkit.compat.cs231n import layernorm_forward, layernorm_backward
+        >>> _, cache = layernorm_forward(np.array([[1.0, 3.0], [10.0, 30.0]]), np.ones(2), np.zeros(2), {})
+        >>> layernorm_backward(np.ones((2, 2)), cache)[2].tolist()
+        [2.0, 2.0]
+    """
+    return _backward("layernorm_backward", "layernorm_forward", dout, cache)
 
 
 def spatial_batchnorm_forward(x: Array, gamma: Array, beta: Array, bn_param: Params) -> tuple[Array, Any]:
@@ -286,6 +347,7 @@ def _batch(function: str, x: Array, axes: str, gamma: Array, beta: Array, bn_par
 
 _BACKWARD_OF: dict[str, Callable[..., Any]] = {
     "batchnorm_forward": nk.batch_norm_backward,
+    "layernorm_forward": nk.layer_norm_backward,
     "spatial_batchnorm_forward": nk.batch_norm_backward,
     "spatial_groupnorm_forward": nk.group_norm_backward,
 }

@@ -256,12 +256,12 @@ def backward_batchnorm_layer(layer: BatchNormLayer, delta: Array) -> Array:
     if layer._cache is None:
         raise RuntimeError(f"{function}: `layer` must have had a forward pass, found none")
     with in_the_words_of(function, _NAMES):
-        dx, dscales, dbiases = nk.batch_norm_backward(delta, layer._cache)
-    if dscales is not None and dbiases is not None:  # they are None only without scales and biases
-        # In the updates' own dtype, as darknet adds: dscales is float64 while it is being rescaled.
-        layer.scale_updates += (dscales / layer._root).astype(layer.scale_updates.dtype)
-        layer.bias_updates += dbiases.astype(layer.bias_updates.dtype)
-    return dx
+        gradients = nk.batch_norm_backward(delta, layer._cache)
+    if gradients.dweight is not None and gradients.dbias is not None:  # they are None only without scales and biases
+        # Added in the updates' own dtype, as darknet does; the gradient of the rescaled scales is float64.
+        layer.scale_updates += (gradients.dweight / layer._root).astype(layer.scale_updates.dtype)
+        layer.bias_updates += gradients.dbias.astype(layer.bias_updates.dtype)
+    return gradients.dx
 
 
 def update_batchnorm_layer(layer: BatchNormLayer, batch: int, learning_rate: float, momentum: float) -> None:
