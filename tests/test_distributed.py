@@ -22,7 +22,7 @@ from normkit.distributed import SyncBatchNorm
         "precise_statistics_of_all_ranks",
     ],
 )
-def test_on_ranks(case, ranks):
+def test_row_23_on_real_ranks(case, ranks):
     """USERS.md, row 23, and rows 13 to 15 on several ranks."""
     assert mpi.output(ranks, "ranks_sync.py", case).endswith(f"{case} on {ranks} ranks\n")
 

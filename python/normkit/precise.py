@@ -36,7 +36,7 @@ def precise_statistics(
     mean = sum(x) / count, var = sum((x - mean)**2) / (count - running_var_ddof), over all values of a channel
 
     A larger batch therefore counts for more, and the mean of a batch's variances is not mistaken for the variance of
-    all. Only forward passes are made. A thousand to ten thousand samples are enough as a rule (section 3.2 there).
+    all. Only forward passes are made. A thousand to ten thousand samples are enough as a rule (section 3 there).
 
     Nothing is written before all batches are through: then `running_mean` and `running_var` of all layers, in place.
     `num_batches_tracked`, mode and cache of the layers stay as they were. When anything raises, nothing has changed.
