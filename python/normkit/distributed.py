@@ -141,7 +141,9 @@ class SyncBatchNorm(BatchNorm):
             raise TypeError(f"{type(self).__name__}: `comm` must be an mpi4py communicator, found {comm!r}")
         self.comm = comm
 
-    def __call__(self, x: NDArray[Any], *, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def __call__(  # type: ignore[override, unused-ignore] # no mask and no residual here
+        self, x: NDArray[Any], *, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
         """Normalize this rank's shard `x` and remember what `backward` needs; in training a call of all ranks together.
 
         The cache refers to `x` (no copy): leave `x` as it is until `backward`.
@@ -164,9 +166,9 @@ class SyncBatchNorm(BatchNorm):
         y, self._cache = self._forward(x, out)
         return y
 
-    def _forward(self, x: NDArray[Any], out: NDArray[Any] | None) -> tuple[NDArray[Any], Any]:
+    def _forward(self, x: NDArray[Any], out: NDArray[Any] | None, **extras: Any) -> tuple[NDArray[Any], Any]:
         if not self.training and self.running_mean is not None:
-            return super()._forward(x, out)
+            return super()._forward(x, out, **extras)
 
         total = self.merged_over_ranks(lambda: self._local_moments(x, out))
         if total.count == 0:  # no rank has anything to send in backward, either

@@ -121,10 +121,14 @@ class _Observer:
         self.forward = layer._forward
         self.seen: Moments | None = None
 
-    def __call__(self, x: NDArray[Any], out: NDArray[Any] | None) -> tuple[NDArray[Any], Any]:
-        result = self.forward(x, out)  # first, because it checks x
-        channels = self.layer.axis % x.ndim
-        new = moments(x, tuple(axis for axis in range(x.ndim) if axis != channels))
+    def __call__(self, x: NDArray[Any], out: NDArray[Any] | None, **extras: Any) -> tuple[NDArray[Any], Any]:
+        result = self.forward(x, out, **extras)  # first, because it checks all of them
+        channels, mask = self.layer.axis % x.ndim, extras.get("mask")
+        if mask is None:
+            new = moments(x, tuple(axis for axis in range(x.ndim) if axis != channels))
+        else:
+            values = np.moveaxis(x, channels, -1)
+            new = moments(values[np.broadcast_to(mask, values.shape[:-1])], 0)
         self.seen = new if self.seen is None else self.seen.merge(new)
         return result
 
