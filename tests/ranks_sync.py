@@ -19,7 +19,6 @@ from mpi4py import MPI
 import checks
 import normkit as nk
 import reference
-import sync_standin  # noqa: F401
 import tolerance
 from cases import LAYOUTS, values
 from normkit.distributed import SyncBatchNorm

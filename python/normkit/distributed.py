@@ -14,9 +14,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from normkit import _normkit
 from normkit._gradients import BatchNormGradients
-from normkit._normkit import BatchNormCache, Moments, moments
+from normkit._normkit import (
+    BatchNormCache,
+    Moments,
+    batch_norm_gradient_apply,
+    batch_norm_gradient_sums,
+    batch_norm_with_statistics,
+    moments,
+)
 from normkit.layers import BatchNorm
 
 __all__ = ["Communicator", "SyncBatchNorm"]
@@ -178,7 +184,7 @@ class SyncBatchNorm(BatchNorm):
             raise self._error("x", expected, "one")
 
         weight, bias = self.weight, self.bias
-        y, cache = _normkit.batch_norm_with_statistics(
+        y, cache = batch_norm_with_statistics(
             x, total.mean, total.var(), weight, bias, eps=self.eps, axis=self.axis, out=out
         )
         self._move_running_statistics(total)
@@ -226,13 +232,13 @@ class SyncBatchNorm(BatchNorm):
             return super()._backward(dy, cache, out)
 
         def own_sums() -> NDArray[np.float64]:
-            sums = np.concatenate(_normkit.batch_norm_gradient_sums(dy, cache.cache))
+            sums = np.concatenate(batch_norm_gradient_sums(dy, cache.cache))
             self._check_out(out, cache.x, dy)
             return sums
 
         received = self._exchange(2 * self.num_features, own_sums)
         dot, total = received.sum(axis=0).reshape(2, -1)
-        dx = _normkit.batch_norm_gradient_apply(dy, cache.cache, dot, total, cache.count, out=out)
+        dx = batch_norm_gradient_apply(dy, cache.cache, dot, total, cache.count, out=out)
         own_dot, own_total = received[self.comm.rank].reshape(2, -1)
         return BatchNormGradients(dx, _like(cache.weight, own_dot * cache.cache.rstd), _like(cache.bias, own_total))
 
