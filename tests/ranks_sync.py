@@ -270,6 +270,9 @@ def one_rank_refuses():
         layer.params["weight"] = np.ones(4, np.float32)
     refused(ValueError, layer, {"x": good})
     layer.params["weight"] = weight
+    shared = np.ones((4, 3), np.float32)
+    layer.params["bias"] = shared[0] if here else layer.params["bias"]
+    refused(ValueError, layer, {"x": good, "out": shared} if here else {"x": good})
     layer(good)
 
     # Something wrong on every rank: each raises its own error.

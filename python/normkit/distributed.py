@@ -277,6 +277,9 @@ class SyncBatchNorm(BatchNorm):
             raise self._error("out", "must be writeable", "a read-only array")
         if _overlap(out, x):
             raise self._error("out", "must not overlap x in training", "shared memory")
+        for name, parameter in self.params.items() if dy is None else ():
+            if _overlap(out, parameter):
+                raise self._error("out", f"must not overlap {name}", "shared memory")
         if dy is not None and not _same_memory(out, dy) and _overlap(out, dy):
             raise self._error("out", "must be dy itself or not overlap it", "a partial overlap")
 
