@@ -227,7 +227,7 @@ class SyncBatchNorm(BatchNorm):
         if self.training:
             count += 1
 
-    def _backward(self, dy: NDArray[Any], cache: Any, out: NDArray[Any] | None) -> BatchNormGradients:
+    def _backward(self, dy: NDArray[Any], cache: Any, out: NDArray[Any] | None) -> Any:
         if not isinstance(cache, _Pass):  # by running statistics, or of a batch that was empty on all ranks
             return super()._backward(dy, cache, out)
 
