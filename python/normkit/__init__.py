@@ -43,6 +43,8 @@ Functions:
 
 Layers:
     BatchNorm, GroupNorm: parameters, gradients, train and eval mode, state dict with PyTorch's keys.
+    SyncBatchNorm: BatchNorm by the statistics of the batch of all ranks of an MPI communicator.
+    precise_statistics: population mean and variance for batch norm layers, instead of moving averages.
 
 The process:
     set_num_threads, get_num_threads, num_threads: how many threads work.
@@ -83,7 +85,9 @@ from normkit._normkit import (
     set_num_threads,
 )
 from normkit._process import num_threads, show_config
+from normkit.distributed import SyncBatchNorm
 from normkit.layers import BatchNorm, GroupNorm
+from normkit.precise import precise_statistics
 
 __all__ = [
     "AdaptiveInstanceNormCache",
@@ -96,6 +100,7 @@ __all__ = [
     "LayerNormCache",
     "Moments",
     "RMSNormCache",
+    "SyncBatchNorm",
     "__version__",
     "adaptive_instance_norm",
     "adaptive_instance_norm_backward",
@@ -114,6 +119,7 @@ __all__ = [
     "layer_norm_backward",
     "moments",
     "num_threads",
+    "precise_statistics",
     "rms_norm",
     "rms_norm_backward",
     "set_num_threads",
