@@ -1,0 +1,53 @@
+"""Checks of constructors' arguments, in the one form of all errors."""
+
+from __future__ import annotations
+
+import math
+import operator
+from numbers import Real
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+_DTYPES = ("float32", "float64")
+
+
+class Arguments:
+    """The checks, as methods of the class whose name stands in the message."""
+
+    @classmethod
+    def _error(cls, argument: str, expected: str, found: object) -> ValueError:
+        return ValueError(f"{cls.__name__}: `{argument}` {expected}, found {found}")
+
+    @classmethod
+    def _integer(cls, argument: str, value: SupportsIndex, minimum: int | None = None) -> int:
+        try:
+            result = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{cls.__name__}: `{argument}` must be an integer, found {value!r}") from None
+        if minimum is not None and result < minimum:
+            raise cls._error(argument, f"must be >= {minimum}", result)
+        return result
+
+    @classmethod
+    def _real(cls, argument: str, value: float, maximum: float = math.inf) -> float:
+        if not isinstance(value, Real):
+            raise TypeError(f"{cls.__name__}: `{argument}` must be a number, found {value!r}")
+        result = float(value)
+        if not (math.isfinite(result) and 0 <= result <= maximum):
+            expected = "must be finite and >= 0" if maximum == math.inf else f"must be in [0, {maximum:g}]"
+            raise cls._error(argument, expected, value)
+        return result
+
+    @classmethod
+    def _float_dtype(cls, value: DTypeLike) -> np.dtype[Any]:
+        message = f"{cls.__name__}: `dtype` must be {' or '.join(_DTYPES)}, found"
+        try:
+            dtype = np.dtype(value)
+        except TypeError:
+            raise TypeError(f"{message} {value!r}") from None
+        if dtype.name not in _DTYPES:
+            raise TypeError(f"{message} {dtype}")
+        native: np.dtype[Any] = dtype.newbyteorder("=")
+        return native
