@@ -17,8 +17,7 @@ class ChannelLayer(Layer):
         self.affine = bool(affine)
         self.axis = self._integer("axis", axis)
         if self.affine:
-            self._add_parameter("weight", 1, num_channels)
-            self._add_parameter("bias", 0, num_channels)
+            self._add_affine(num_channels)
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         # Without parameters and running statistics nothing else would notice.
