@@ -42,7 +42,9 @@ Functions:
     fold_conv_bn: batch norm folded into the convolution before it.
 
 Layers:
-    BatchNorm, GroupNorm: parameters, gradients, train and eval mode, state dict with PyTorch's keys.
+    BatchNorm, BatchRenorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm: parameters, gradients, train and eval mode,
+        state dict with PyTorch's keys.
+    AdaptiveInstanceNorm: two inputs, no parameters.
 
 The process:
     set_num_threads, get_num_threads, num_threads: how many threads work.
@@ -83,18 +85,31 @@ from normkit._normkit import (
     set_num_threads,
 )
 from normkit._process import num_threads, show_config
-from normkit.layers import BatchNorm, GroupNorm
+from normkit.layers import (
+    AdaptiveInstanceNorm,
+    BatchNorm,
+    BatchRenorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    RMSNorm,
+)
 
 __all__ = [
+    "AdaptiveInstanceNorm",
     "AdaptiveInstanceNormCache",
     "BatchNorm",
     "BatchNormCache",
+    "BatchRenorm",
     "BatchRenormCache",
     "GroupNorm",
     "GroupNormCache",
+    "InstanceNorm",
     "InstanceNormCache",
+    "LayerNorm",
     "LayerNormCache",
     "Moments",
+    "RMSNorm",
     "RMSNormCache",
     "__version__",
     "adaptive_instance_norm",

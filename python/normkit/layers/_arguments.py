@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any, SupportsIndex
 
@@ -31,13 +32,21 @@ class Arguments:
         return result
 
     @classmethod
-    def _real(cls, argument: str, value: float, maximum: float = math.inf) -> float:
+    def _integers(cls, argument: str, value: int | Sequence[int], minimum: int | None = None) -> tuple[int, ...]:
+        """One integer or several, as a tuple."""
+        several: Any = value.tolist() if isinstance(value, np.ndarray) else value
+        if isinstance(several, Sequence) and not isinstance(several, str):
+            return tuple(cls._integer(argument, element, minimum) for element in several)
+        return (cls._integer(argument, several, minimum),)
+
+    @classmethod
+    def _real(cls, argument: str, value: float, minimum: float = 0, maximum: float = math.inf) -> float:
         if not isinstance(value, Real):
             raise TypeError(f"{cls.__name__}: `{argument}` must be a number, found {value!r}")
         result = float(value)
-        if not (math.isfinite(result) and 0 <= result <= maximum):
-            expected = "must be finite and >= 0" if maximum == math.inf else f"must be in [0, {maximum:g}]"
-            raise cls._error(argument, expected, value)
+        if not (math.isfinite(result) and minimum <= result <= maximum):
+            limits = f"finite and >= {minimum:g}" if maximum == math.inf else f"in [{minimum:g}, {maximum:g}]"
+            raise cls._error(argument, f"must be {limits}", value)
         return result
 
     @classmethod
