@@ -34,8 +34,8 @@ class Layer(Module, ABC):
         """Refuse an input shape that does not fit the layer, where no check of the function would notice."""
 
     @abstractmethod
-    def _forward(self, x: NDArray[Any], out: NDArray[Any] | None) -> tuple[NDArray[Any], Any]:
-        """Return `(y, cache)`."""
+    def _forward(self, *args: Any, **kwargs: Any) -> tuple[NDArray[Any], Any]:
+        """Take `x`, `out` and, by name, what else the call was given; return `(y, cache)`."""
 
     @abstractmethod
     def _backward(self, dy: NDArray[Any], cache: Any, out: NDArray[Any] | None) -> Any:
@@ -57,9 +57,13 @@ class Layer(Module, ABC):
             ValueError: the shape of `x` or `out` does not fit, or there are too few elements for statistics.
             TypeError: `x` is not a float array.
         """
+        return self._run(x, out)
+
+    def _run(self, x: NDArray[Any], out: NDArray[Any] | None, **extras: NDArray[Any] | None) -> NDArray[Any]:
         if isinstance(x, np.ndarray):  # the function refuses the rest
             self._check_shape(x.shape)
-        y, self._cache = self._forward(x, out)
+        given = {name: value for name, value in extras.items() if value is not None}
+        y, self._cache = self._forward(x, out, **given)
         return y
 
     def backward(self, dy: NDArray[Any], *, accumulate: bool = False, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -79,9 +83,13 @@ class Layer(Module, ABC):
             TypeError: `dy` is not a float array.
         """
         gradients = self._backward(dy, self._last_cache(), out)
-        self._store({name: getattr(gradients, f"d{name}") for name in self.params}, accumulate)
+        self._keep(gradients, accumulate)
         dx: NDArray[Any] = gradients.dx
         return dx
+
+    def _keep(self, gradients: Any, accumulate: bool) -> None:
+        """Take from the gradients what is not returned."""
+        self._store({name: getattr(gradients, f"d{name}") for name in self.params}, accumulate)
 
     @property
     def weight(self) -> NDArray[Any] | None:

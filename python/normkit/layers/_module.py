@@ -131,4 +131,5 @@ class Module(Arguments):
     def __repr__(self) -> str:
         """Show the constructor's arguments."""
         shown = {name: name in self.params if name in _PARAMETERS else getattr(self, name) for name in self._shown}
-        return f"{type(self).__name__}({', '.join(f'{name}={value!s}' for name, value in shown.items())})"
+        texts = (f"{name}={value!r}" if isinstance(value, str) else f"{name}={value}" for name, value in shown.items())
+        return f"{type(self).__name__}({', '.join(texts)})"

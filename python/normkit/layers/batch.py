@@ -7,17 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from normkit._gradients import BatchNormGradients
+from normkit._gradients import BatchNormGradients, BatchNormResidualGradients
 from normkit._normkit import BatchNormCache, batch_norm, batch_norm_backward, fold_conv_bn
+from normkit.layers._fused import FusedLayer
 from normkit.layers._running import RunningStatisticsLayer
 
 
-class BatchNorm(RunningStatisticsLayer):
+class BatchNorm(FusedLayer, RunningStatisticsLayer):
     """Batch normalization (Ioffe & Szegedy 2015) over all axes but the channels'.
 
     y = (x - mean) / sqrt(var + eps) · weight + bias, per channel. In training mode by mean and biased variance of the
     batch, and the running statistics move: running = (1 - momentum)·running + momentum·batch. In eval mode by the
-    running statistics, and `backward` takes them as constants. Without running statistics always by the batch's.
+    running statistics, and `backward` takes them as constants. Without running statistics always by the batch's. Then
+    `+ residual` and `activation`, if there are.
 
     Args:
         num_features: number of channels C, at least 1.
@@ -28,6 +30,7 @@ class BatchNorm(RunningStatisticsLayer):
             array; without, all three are None. An empty batch leaves all three as they are.
         axis: the axis of the channels: 1 for (N, C, *spatial), -1 for (N, *spatial, C).
         running_var_ddof: 1 for an unbiased running variance (PyTorch), 0 for a biased one (Keras, ONNX).
+        activation: None, "relu", "leaky_relu" (slope 0.1) or "silu", applied last, in the same pass.
         dtype: of parameters and running statistics, float32 or float64; that of `x` need not be the same.
 
     Raises:
@@ -48,6 +51,16 @@ class BatchNorm(RunningStatisticsLayer):
         [3.0, 3.0]
         >>> layer.eval()(x).shape
         (3, 2)
+
+        With an activation, a residual and padding that does not count:
+
+        >>> layer = BatchNorm(1, activation="relu", dtype=np.float64)
+        >>> x, skip = np.array([[1.0], [4.0], [1.0], [np.nan]]), np.full((4, 1), 0.5)
+        >>> layer(x, residual=skip, mask=np.array([True, True, True, False])).round(3).ravel().tolist()
+        [0.0, 1.914, 0.0, 0.0]
+        >>> dx = layer.backward(np.ones_like(x))
+        >>> layer.dresidual.ravel().tolist()
+        [0.0, 1.0, 0.0, 0.0]
     """
 
     _shown = (
@@ -58,6 +71,7 @@ class BatchNorm(RunningStatisticsLayer):
         "track_running_stats",
         "axis",
         "running_var_ddof",
+        "activation",
         "dtype",
     )
 
@@ -71,6 +85,7 @@ class BatchNorm(RunningStatisticsLayer):
         track_running_stats: bool = True,
         axis: int = 1,
         running_var_ddof: int = 1,
+        activation: str | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
         """See the class."""
@@ -84,8 +99,40 @@ class BatchNorm(RunningStatisticsLayer):
             running_var_ddof=running_var_ddof,
             dtype=dtype,
         )
+        self.activation = self._activation(activation)
 
-    def _forward(self, x: NDArray[Any], out: NDArray[Any] | None) -> tuple[NDArray[Any], BatchNormCache]:
+    def __call__(
+        self,
+        x: NDArray[Any],
+        *,
+        residual: NDArray[Any] | None = None,
+        mask: NDArray[np.bool_] | None = None,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Normalize `x`, add `residual`, apply the activation, and remember what `backward` needs.
+
+        The cache refers to `x` (no copy): leave `x` as it is until `backward`.
+
+        Args:
+            x: array with the layer's number of channels on `axis`; any float dtype, whatever the layer's.
+            residual: array of the shape of `x` to add before the activation; `backward` leaves its gradient in
+                `dresidual`.
+            mask: boolean array, True where an element counts, of the shape of `x` without its channel axis, or one that
+                broadcasts to it. Elements that do not count give y = 0 and dx = 0 and touch no statistic; they may be
+                anything, NaN included.
+            out: array of the shape and dtype of `x` to write to.
+
+        Returns:
+            Array of the shape, dtype and memory layout of `x` (`out` if that was given).
+
+        Raises:
+            ValueError: the shape of `x`, `residual`, `mask` or `out` does not fit, or there are too few elements for
+                statistics.
+            TypeError: `x` or `residual` is not a float array, or `mask` is not boolean.
+        """
+        return self._run(x, out, residual=residual, mask=mask)
+
+    def _forward(self, x: NDArray[Any], out: NDArray[Any] | None, **extras: Any) -> tuple[NDArray[Any], BatchNormCache]:
         y, cache = batch_norm(
             x,
             self.weight,
@@ -97,13 +144,17 @@ class BatchNorm(RunningStatisticsLayer):
             eps=self.eps,
             axis=self.axis,
             running_var_ddof=self.running_var_ddof,
+            activation=self.activation,
             out=out,
+            **extras,
         )
-        if self.training and y.size:
+        if self.training and y.size and np.any(extras.get("mask", True)):
             self._count_batch()
         return y, cache
 
-    def _backward(self, dy: NDArray[Any], cache: BatchNormCache, out: NDArray[Any] | None) -> BatchNormGradients:
+    def _backward(
+        self, dy: NDArray[Any], cache: BatchNormCache, out: NDArray[Any] | None
+    ) -> BatchNormGradients | BatchNormResidualGradients:
         return batch_norm_backward(dy, cache, out=out)
 
     def fold_into(

@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from normkit._gradients import GroupNormGradients
+from normkit._gradients import GroupNormGradients, GroupNormResidualGradients
 from normkit._normkit import GroupNormCache, group_norm, group_norm_backward
 from normkit.layers._channels import ChannelLayer
+from normkit.layers._fused import FusedLayer
 
 
-class GroupNorm(ChannelLayer):
+class GroupNorm(FusedLayer, ChannelLayer):
     """Group normalization (Wu & He 2018): per sample, over groups of neighbouring channels and all positions.
 
     y = (x - mean) / sqrt(var + eps) · weight + bias, mean and biased variance per sample and group, weight and bias
-    per channel. The same in training and eval mode.
+    per channel; then `+ residual` and `activation`, if there are. The same in training and eval mode.
 
     Args:
         num_groups: number of groups, at least 1.
@@ -24,6 +25,7 @@ class GroupNorm(ChannelLayer):
         eps: added to the variance; finite and >= 0.
         affine: with `weight` (starts at 1) and `bias` (starts at 0), both (C,).
         axis: the axis of the channels: 1 for (N, C, *spatial), -1 for (N, *spatial, C).
+        activation: None, "relu", "leaky_relu" (slope 0.1) or "silu", applied last, in the same pass.
         dtype: of the parameters, float32 or float64; that of `x` need not be the same.
 
     Raises:
@@ -42,7 +44,7 @@ class GroupNorm(ChannelLayer):
         [1.0, 1.0, 1.0, 1.0]
     """
 
-    _shown = ("num_groups", "num_channels", "eps", "affine", "axis", "dtype")
+    _shown = ("num_groups", "num_channels", "eps", "affine", "axis", "activation", "dtype")
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class GroupNorm(ChannelLayer):
         eps: float = 1e-5,
         affine: bool = True,
         axis: int = 1,
+        activation: str | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
         """See the class."""
@@ -60,9 +63,22 @@ class GroupNorm(ChannelLayer):
         if self.num_channels % self.num_groups:
             raise self._error("num_channels", f"must be a multiple of num_groups, {self.num_groups}", num_channels)
         super().__init__(self.num_channels, eps=eps, affine=affine, axis=axis, dtype=dtype)
+        self.activation = self._activation(activation)
 
-    def _forward(self, x: NDArray[Any], out: NDArray[Any] | None) -> tuple[NDArray[Any], GroupNormCache]:
-        return group_norm(x, self.num_groups, self.weight, self.bias, eps=self.eps, axis=self.axis, out=out)
+    def _forward(self, x: NDArray[Any], out: NDArray[Any] | None, **extras: Any) -> tuple[NDArray[Any], GroupNormCache]:
+        return group_norm(
+            x,
+            self.num_groups,
+            self.weight,
+            self.bias,
+            eps=self.eps,
+            axis=self.axis,
+            activation=self.activation,
+            out=out,
+            **extras,
+        )
 
-    def _backward(self, dy: NDArray[Any], cache: GroupNormCache, out: NDArray[Any] | None) -> GroupNormGradients:
+    def _backward(
+        self, dy: NDArray[Any], cache: GroupNormCache, out: NDArray[Any] | None
+    ) -> GroupNormGradients | GroupNormResidualGradients:
         return group_norm_backward(dy, cache, out=out)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from normkit._gradients import BatchNormGradients, InstanceNormGradients
+from normkit._gradients import (
+    BatchNormGradients,
+    BatchNormResidualGradients,
+    InstanceNormGradients,
+    InstanceNormResidualGradients,
+)
 from normkit._normkit import (
     BatchNormCache,
     InstanceNormCache,
@@ -17,15 +22,21 @@ from normkit._normkit import (
     instance_norm,
     instance_norm_backward,
 )
+from normkit.layers._fused import FusedLayer
 from normkit.layers._running import RunningStatisticsLayer
 
+_Gradients: TypeAlias = (
+    InstanceNormGradients | InstanceNormResidualGradients | BatchNormGradients | BatchNormResidualGradients
+)
 
-class InstanceNorm(RunningStatisticsLayer):
+
+class InstanceNorm(FusedLayer, RunningStatisticsLayer):
     """Instance normalization (Ulyanov, Vedaldi & Lempitsky 2016): per sample and channel, over all positions.
 
     y = (x - mean) / sqrt(var + eps) · weight + bias, mean and biased variance per sample and channel, weight and bias
-    per channel. The same in training and eval mode, unless `track_running_stats`: then training moves the running
-    statistics by the average of the samples' means and variances, and eval mode normalizes by them as batch norm does.
+    per channel; then `+ residual` and `activation`, if there are. The same in training and eval mode, unless
+    `track_running_stats`: then training moves the running statistics by the average of the samples' means and
+    variances, and eval mode normalizes by them as batch norm does.
 
     Args:
         num_features: number of channels C, at least 1.
@@ -36,6 +47,7 @@ class InstanceNorm(RunningStatisticsLayer):
             array that counts the training batches (PyTorch's stays 0); without, all three are None.
         axis: the axis of the channels: 1 for (N, C, *spatial), -1 for (N, *spatial, C).
         running_var_ddof: 1 for an unbiased running variance (PyTorch), 0 for a biased one.
+        activation: None, "relu", "leaky_relu" (slope 0.1) or "silu", applied last, in the same pass.
         dtype: of parameters and running statistics, float32 or float64; that of `x` need not be the same.
 
     Raises:
@@ -62,6 +74,7 @@ class InstanceNorm(RunningStatisticsLayer):
         "track_running_stats",
         "axis",
         "running_var_ddof",
+        "activation",
         "dtype",
     )
 
@@ -75,6 +88,7 @@ class InstanceNorm(RunningStatisticsLayer):
         track_running_stats: bool = False,
         axis: int = 1,
         running_var_ddof: int = 1,
+        activation: str | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
         """See the class."""
@@ -88,6 +102,7 @@ class InstanceNorm(RunningStatisticsLayer):
             running_var_ddof=running_var_ddof,
             dtype=dtype,
         )
+        self.activation = self._activation(activation)
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         super()._check_shape(shape)
@@ -99,7 +114,7 @@ class InstanceNorm(RunningStatisticsLayer):
             raise self._error("x", expected, f"shape {shape}")
 
     def _forward(
-        self, x: NDArray[Any], out: NDArray[Any] | None
+        self, x: NDArray[Any], out: NDArray[Any] | None, **extras: Any
     ) -> tuple[NDArray[Any], InstanceNormCache | BatchNormCache]:
         if self.running_mean is not None and not self.training:
             return batch_norm(
@@ -111,9 +126,13 @@ class InstanceNorm(RunningStatisticsLayer):
                 training=False,
                 eps=self.eps,
                 axis=self.axis,
+                activation=self.activation,
                 out=out,
+                **extras,
             )
-        y, cache = instance_norm(x, self.weight, self.bias, eps=self.eps, axis=self.axis, out=out)
+        y, cache = instance_norm(
+            x, self.weight, self.bias, eps=self.eps, axis=self.axis, activation=self.activation, out=out, **extras
+        )
         if self.training and y.size:
             self._track(cache, y.size // cache.mean.size)
         return y, cache
@@ -135,7 +154,7 @@ class InstanceNorm(RunningStatisticsLayer):
 
     def _backward(
         self, dy: NDArray[Any], cache: InstanceNormCache | BatchNormCache, out: NDArray[Any] | None
-    ) -> InstanceNormGradients | BatchNormGradients:
+    ) -> _Gradients:
         if isinstance(cache, BatchNormCache):
             return batch_norm_backward(dy, cache, out=out)
         return instance_norm_backward(dy, cache, out=out)
