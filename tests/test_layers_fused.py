@@ -185,3 +185,13 @@ def test_a_bad_mask_changes_nothing(mask, error):
         layer(data()[0], mask=mask)
     for name, value in layer.state_dict().items():
         assert checks.same_bits(value, state[name])
+
+
+def test_a_mask_that_counts_nothing_moves_nothing():
+    layer = nk.BatchNorm(6, momentum=None)
+    state = layer.state_dict()
+    y = layer(data()[0], mask=np.zeros((4, 5, 3), bool))
+    assert (y == 0).all()
+    assert (layer.backward(data()[1]) == 0).all()
+    for name, value in layer.state_dict().items():
+        assert checks.same_bits(value, state[name])

@@ -51,19 +51,15 @@ def test_row_21_channels_without_a_transposition(layer):
         np.testing.assert_allclose(last.grads[name], grad, rtol=0, atol=1e-12)
 
 
-def test_parameters_follow_the_order_of_the_axes():
-    """axis=(3, 1) with lengths (3, 6) is axis=(1, 3) with lengths (6, 3), the parameters transposed."""
-    x, dy = data(np.float64)
-    layer, other = (
-        randomize(nk.LayerNorm((6, 3), axis=(1, 3), dtype=np.float64)),
-        nk.LayerNorm((3, 6), axis=(3, 1), dtype=np.float64),
-    )
-    for name, parameter in layer.params.items():
-        other.params[name][...] = parameter.T
-    np.testing.assert_allclose(other(x), layer(x), rtol=0, atol=1e-13)
-    np.testing.assert_allclose(other.backward(dy), layer.backward(dy), rtol=0, atol=1e-13)
-    for name, grad in layer.grads.items():
-        np.testing.assert_allclose(other.grads[name].T, grad, rtol=0, atol=1e-12)
+@pytest.mark.parametrize("layer", [nk.LayerNorm, nk.RMSNorm])
+def test_axes_count_from_both_ends(layer):
+    x, _ = data()
+    expected = randomize(layer((6, 3), axis=(1, 3)))(x)
+    for axis in ((1, -1), (-3, -1)):
+        assert checks.same_bits(randomize(layer((6, 3), axis=axis))(x), expected)
+    for axis in ((1, -2), (2, -2)):  # of three axes: the same one twice, and the later one first
+        with pytest.raises(ValueError, match=r"`x` must have such axes that .* different ones in ascending order"):
+            layer((6, 6), axis=axis)(np.ones((4, 6, 6), np.float32))
 
 
 def test_which_parameters():
@@ -95,6 +91,8 @@ def test_another_shape_is_an_error(layer, shape, affine):
         ({"axis": (1, 2)}, ValueError, "axis"),
         ({"axis": (), "normalized_shape": 3}, ValueError, "axis"),
         ({"axis": (1, 1), "normalized_shape": (6, 6)}, ValueError, "axis"),
+        ({"axis": (3, 1), "normalized_shape": (3, 6)}, ValueError, "axis"),
+        ({"axis": (-1, 1), "normalized_shape": (3, 6)}, ValueError, "axis"),
         ({"axis": (1, "2"), "normalized_shape": (6, 5)}, TypeError, "axis"),
     ],
     ids=str,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from normkit.layers._layer import Layer
+
+if TYPE_CHECKING:
+    from normkit._normkit import _Activation
 
 _ACTIVATIONS = ("relu", "leaky_relu", "silu")
 
@@ -20,7 +23,7 @@ class FusedLayer(Layer):
     """The gradient of the last `residual`, from `backward` until the next forward pass; None without a residual."""
 
     @classmethod
-    def _activation(cls, value: str | None) -> str | None:
+    def _activation(cls, value: _Activation | None) -> _Activation | None:
         if value is None or value in _ACTIVATIONS:
             return value
         expected = f"must be None, {', '.join(map(repr, _ACTIVATIONS[:-1]))} or {_ACTIVATIONS[-1]!r}"

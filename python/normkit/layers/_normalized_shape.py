@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from numpy.typing import DTypeLike
 
@@ -32,8 +33,9 @@ class NormalizedShapeLayer(Layer):
         if len(self.axis) != rank:
             expected = f"must have as many axes as normalized_shape, {rank}"
             raise self._error("axis", expected, self.axis)
-        if len(set(self.axis)) != rank:
-            raise self._error("axis", "must name each axis once", self.axis)
+        # Parameters have the axes of x in x's order; another order here would pair them with the wrong ones.
+        if self.axis != tuple(sorted(set(self.axis), key=lambda axis: (axis < 0, axis))):
+            raise self._error("axis", "must name each axis once, in ascending order", self.axis)
         self.affine = bool(affine)
         if self.affine:
             self._add_affine(self.normalized_shape, bias=bool(bias))
@@ -42,6 +44,10 @@ class NormalizedShapeLayer(Layer):
         # Without parameters nothing else would notice; axes that x does not have the function refuses.
         if not all(-len(shape) <= axis < len(shape) for axis in self.axis):
             return
+        counted = [axis % len(shape) for axis in self.axis]
+        if any(axis >= following for axis, following in pairwise(counted)):
+            expected = f"must have such axes that {self.axis} are different ones in ascending order"
+            raise self._error("x", expected, f"shape {shape}")
         if tuple(shape[axis] for axis in self.axis) != self.normalized_shape:
             expected = f"must have the lengths {self.normalized_shape} on the axes {self.axis}"
             raise self._error("x", expected, f"shape {shape}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -11,6 +11,9 @@ from normkit._gradients import BatchNormGradients, BatchNormResidualGradients
 from normkit._normkit import BatchNormCache, batch_norm, batch_norm_backward, fold_conv_bn
 from normkit.layers._fused import FusedLayer
 from normkit.layers._running import RunningStatisticsLayer
+
+if TYPE_CHECKING:
+    from normkit._normkit import _Activation
 
 
 class BatchNorm(FusedLayer, RunningStatisticsLayer):
@@ -85,7 +88,7 @@ class BatchNorm(FusedLayer, RunningStatisticsLayer):
         track_running_stats: bool = True,
         axis: int = 1,
         running_var_ddof: int = 1,
-        activation: str | None = None,
+        activation: _Activation | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
         """See the class."""

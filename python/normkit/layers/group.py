@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -11,6 +11,9 @@ from normkit._gradients import GroupNormGradients, GroupNormResidualGradients
 from normkit._normkit import GroupNormCache, group_norm, group_norm_backward
 from normkit.layers._channels import ChannelLayer
 from normkit.layers._fused import FusedLayer
+
+if TYPE_CHECKING:
+    from normkit._normkit import _Activation
 
 
 class GroupNorm(FusedLayer, ChannelLayer):
@@ -54,7 +57,7 @@ class GroupNorm(FusedLayer, ChannelLayer):
         eps: float = 1e-5,
         affine: bool = True,
         axis: int = 1,
-        activation: str | None = None,
+        activation: _Activation | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
         """See the class."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -28,6 +28,9 @@ from normkit.layers._running import RunningStatisticsLayer
 _Gradients: TypeAlias = (
     InstanceNormGradients | InstanceNormResidualGradients | BatchNormGradients | BatchNormResidualGradients
 )
+
+if TYPE_CHECKING:
+    from normkit._normkit import _Activation
 
 
 class InstanceNorm(FusedLayer, RunningStatisticsLayer):
@@ -88,7 +91,7 @@ class InstanceNorm(FusedLayer, RunningStatisticsLayer):
         track_running_stats: bool = False,
         axis: int = 1,
         running_var_ddof: int = 1,
-        activation: str | None = None,
+        activation: _Activation | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
         """See the class."""

@@ -25,7 +25,7 @@ class LayerNorm(NormalizedShapeLayer):
         affine: with `weight` (starts at 1) and `bias` (starts at 0), both of `normalized_shape`; PyTorch's
             `elementwise_affine`.
         bias: with `affine`, whether there is a `bias`.
-        axis: the axes to normalize, an integer or several, in the order of `normalized_shape`; None for the last ones.
+        axis: the axes to normalize, an integer or several in ascending order; None for the last ones.
             `LayerNorm(C, axis=1)` normalizes the channels of (N, C, *spatial) without a transposition.
         dtype: of the parameters, float32 or float64; that of `x` need not be the same.
 

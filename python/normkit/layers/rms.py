@@ -23,7 +23,7 @@ class RMSNorm(NormalizedShapeLayer):
         normalized_shape: the lengths of the axes to normalize, an integer or several.
         eps: added to the mean square; finite and >= 0.
         affine: with `weight` (starts at 1), of `normalized_shape`; PyTorch's `elementwise_affine`.
-        axis: the axes to normalize, an integer or several, in the order of `normalized_shape`; None for the last ones.
+        axis: the axes to normalize, an integer or several in ascending order; None for the last ones.
         dtype: of the parameter, float32 or float64; that of `x` need not be the same.
 
     Raises:
