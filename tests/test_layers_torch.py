@@ -84,3 +84,41 @@ def test_their_layer_loads_our_state(name):
     x, _ = data(np.float64, seed=1)
     expected = theirs.eval()(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(ours.eval()(x), expected, rtol=0, atol=ATOL)
+
+
+def test_weight_norm_equals_torch():
+    rng = np.random.default_rng(0)
+    w, x = rng.standard_normal((5, 4)), torch.from_numpy(rng.standard_normal((3, 4)))
+    linear = nn.utils.parametrizations.weight_norm(nn.Linear(4, 5, bias=False).double())
+    ours = nk.WeightNorm(w)
+    ours.params["weight_g"] *= 1.5
+    theirs = linear.parametrizations.weight
+    with torch.no_grad():
+        theirs.original0.copy_(torch.from_numpy(ours.params["weight_g"]))
+        theirs.original1.copy_(torch.from_numpy(ours.params["weight_v"]))
+    np.testing.assert_allclose(ours(), linear.weight.detach().numpy(), rtol=0, atol=ATOL)
+    linear(x).square().sum().backward()
+    ours.backward(2 * (x.numpy() @ ours().T).T @ x.numpy())
+    np.testing.assert_allclose(ours.grads["weight_g"], theirs.original0.grad.numpy(), rtol=0, atol=10 * ATOL)
+    np.testing.assert_allclose(ours.grads["weight_v"], theirs.original1.grad.numpy(), rtol=0, atol=10 * ATOL)
+
+
+def test_spectral_norm_equals_torch():
+    rng = np.random.default_rng(0)
+    w, x = rng.standard_normal((5, 4)), torch.from_numpy(rng.standard_normal((3, 4)))
+    linear = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 5, bias=False).double())
+    ours, theirs = nk.SpectralNorm(w), linear.parametrizations.weight
+    with torch.no_grad():
+        theirs.original.copy_(torch.from_numpy(w))
+        theirs[0]._u.copy_(torch.from_numpy(ours.weight_u))
+        theirs[0]._v.copy_(torch.from_numpy(ours.weight_v))
+    for training in (True, True, False):
+        linear.train(training)
+        ours.train(training)
+        expected = linear.weight
+        np.testing.assert_allclose(ours(), expected.detach().numpy(), rtol=0, atol=ATOL)
+        np.testing.assert_allclose(ours.weight_u, theirs[0]._u.numpy(), rtol=0, atol=ATOL)
+        np.testing.assert_allclose(ours.weight_v, theirs[0]._v.numpy(), rtol=0, atol=ATOL)
+    linear(x).square().sum().backward()
+    ours.backward(2 * (x.numpy() @ ours().T).T @ x.numpy())
+    np.testing.assert_allclose(ours.grads["weight_orig"], theirs.original.grad.numpy(), rtol=0, atol=10 * ATOL)

@@ -45,6 +45,7 @@ Layers:
     BatchNorm, BatchRenorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm: parameters, gradients, train and eval mode,
         state dict with PyTorch's keys.
     AdaptiveInstanceNorm: two inputs, no parameters.
+    WeightNorm, SpectralNorm, ScaledWeightStandardization: the weight of another layer from parameters of its own.
 
 The process:
     set_num_threads, get_num_threads, num_threads: how many threads work.
@@ -93,6 +94,9 @@ from normkit.layers import (
     InstanceNorm,
     LayerNorm,
     RMSNorm,
+    ScaledWeightStandardization,
+    SpectralNorm,
+    WeightNorm,
 )
 
 __all__ = [
@@ -111,6 +115,9 @@ __all__ = [
     "Moments",
     "RMSNorm",
     "RMSNormCache",
+    "ScaledWeightStandardization",
+    "SpectralNorm",
+    "WeightNorm",
     "__version__",
     "adaptive_instance_norm",
     "adaptive_instance_norm_backward",

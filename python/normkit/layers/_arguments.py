@@ -40,6 +40,14 @@ class Arguments:
         return (cls._integer(argument, several, minimum),)
 
     @classmethod
+    def _axis(cls, argument: str, value: SupportsIndex, of: str, ndim: int) -> int:
+        """An axis of an array with so many, counted from the front."""
+        result = cls._integer(argument, value)
+        if not -ndim <= result < ndim:
+            raise cls._error(argument, f"must be an axis of {of}, which has {ndim}", result)
+        return result % ndim
+
+    @classmethod
     def _real(cls, argument: str, value: float, minimum: float = 0, maximum: float = math.inf) -> float:
         if not isinstance(value, Real):
             raise TypeError(f"{cls.__name__}: `{argument}` must be a number, found {value!r}")
@@ -50,8 +58,8 @@ class Arguments:
         return result
 
     @classmethod
-    def _float_dtype(cls, value: DTypeLike) -> np.dtype[Any]:
-        message = f"{cls.__name__}: `dtype` must be {' or '.join(_DTYPES)}, found"
+    def _float_dtype(cls, value: DTypeLike, argument: str = "dtype") -> np.dtype[Any]:
+        message = f"{cls.__name__}: `{argument}` must be {' or '.join(_DTYPES)}, found"
         try:
             dtype = np.dtype(value)
         except TypeError:
