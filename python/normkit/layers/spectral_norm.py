@@ -58,7 +58,7 @@ class SpectralNorm(ReparametrizedWeight):
         self.dim = self._axis("dim", dim, "weight", start.ndim)
         rng = np.random.default_rng(self._integer("seed", seed, minimum=0))
         outputs = start.shape[self.dim]
-        u, v = (rng.standard_normal(n).astype(self.dtype) for n in (outputs, start.size // max(outputs, 1)))
+        u, v = (rng.standard_normal((n,)).astype(self.dtype) for n in (outputs, start.size // max(outputs, 1)))
         _, cache = spectral_norm(start, u, v, n_power_iterations=_FIRST_ITERATIONS, eps=self.eps, dim=self.dim)
         self.weight_u: NDArray[Any] = cache.u.astype(self.dtype)
         self.weight_v: NDArray[Any] = cache.v.astype(self.dtype)
