@@ -47,7 +47,7 @@ class Layer(Module, ABC):
         The cache refers to `x` (no copy): leave `x` as it is until `backward`.
 
         Args:
-            x: array of a shape that fits the layer; float32 or float64, whatever the layer's dtype.
+            x: array of a shape that fits the layer; any float dtype, whatever the layer's dtype.
             out: array of the shape and dtype of `x` to write to.
 
         Returns:
@@ -70,7 +70,7 @@ class Layer(Module, ABC):
         """Return the gradient of the last input, and write those of the parameters to `grads`.
 
         Args:
-            dy: gradient of the last output, of its shape; float32 or float64.
+            dy: gradient of the last output, of its shape; any float dtype.
             accumulate: add to `grads` instead of overwriting.
             out: array of the shape and dtype of the last input to write to; may be `dy` itself.
 

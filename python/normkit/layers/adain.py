@@ -57,8 +57,8 @@ class AdaptiveInstanceNorm(Module):
         The cache refers to both (no copies): leave them as they are until `backward`.
 
         Args:
-            content: array with its channels on `axis`; float32 or float64.
-            style: array of the same samples and channels, with any positions; float32 or float64.
+            content: array with its channels on `axis`; any float dtype.
+            style: array of the same samples and channels, with any positions; any float dtype.
             out: array of the shape and dtype of `content` to write to.
 
         Returns:
@@ -77,7 +77,7 @@ class AdaptiveInstanceNorm(Module):
         """Return the gradients of the last content and style.
 
         Args:
-            dy: gradient of the last output, of its shape; float32 or float64.
+            dy: gradient of the last output, of its shape; any float dtype.
             accumulate: as for all layers; without parameters there is nothing to add to.
             out: array of the shape and dtype of the last content to write its gradient to; may be `dy` itself.
 
