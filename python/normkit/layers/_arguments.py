@@ -11,7 +11,12 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import DTypeLike
 
-_DTYPES = ("float32", "float64")
+_DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+def at_least_float32(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype of a running average: in half precision small steps would be lost."""
+    return dtype if dtype.itemsize > 2 else np.dtype(np.float32)
 
 
 class Arguments:
@@ -59,7 +64,7 @@ class Arguments:
 
     @classmethod
     def _float_dtype(cls, value: DTypeLike, argument: str = "dtype") -> np.dtype[Any]:
-        message = f"{cls.__name__}: `{argument}` must be {' or '.join(_DTYPES)}, found"
+        message = f"{cls.__name__}: `{argument}` must be {', '.join(_DTYPES[:-1])} or {_DTYPES[-1]}, found"
         try:
             dtype = np.dtype(value)
         except TypeError:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from normkit.layers._arguments import at_least_float32
 from normkit.layers._channels import ChannelLayer
 
 
@@ -39,8 +40,8 @@ class RunningStatisticsLayer(ChannelLayer):
         self.running_var: NDArray[Any] | None = None
         self.num_batches_tracked: NDArray[np.int64] | None = None
         if self.track_running_stats:
-            self.running_mean = np.zeros(self.num_features, self.dtype)
-            self.running_var = np.ones(self.num_features, self.dtype)
+            self.running_mean = np.zeros(self.num_features, at_least_float32(self.dtype))
+            self.running_var = np.ones(self.num_features, at_least_float32(self.dtype))
             self.num_batches_tracked = np.array(0, np.int64)
 
     def _share_of_batch(self) -> float:

@@ -29,7 +29,7 @@ class GroupNorm(FusedLayer, ChannelLayer):
         affine: with `weight` (starts at 1) and `bias` (starts at 0), both (C,).
         axis: the axis of the channels: 1 for (N, C, *spatial), -1 for (N, *spatial, C).
         activation: None, "relu", "leaky_relu" (slope 0.1) or "silu", applied last, in the same pass.
-        dtype: of the parameters, float32 or float64; that of `x` need not be the same.
+        dtype: of the parameters; any float dtype, whatever that of `x`.
 
     Raises:
         ValueError: an argument is out of its range.

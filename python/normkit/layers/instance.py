@@ -51,7 +51,8 @@ class InstanceNorm(FusedLayer, RunningStatisticsLayer):
         axis: the axis of the channels: 1 for (N, C, *spatial), -1 for (N, *spatial, C).
         running_var_ddof: 1 for an unbiased running variance (PyTorch), 0 for a biased one.
         activation: None, "relu", "leaky_relu" (slope 0.1) or "silu", applied last, in the same pass.
-        dtype: of parameters and running statistics, float32 or float64; that of `x` need not be the same.
+        dtype: of parameters and running statistics; any float dtype, whatever that of `x`, but running statistics are
+            at least float32.
 
     Raises:
         ValueError: an argument is out of its range.

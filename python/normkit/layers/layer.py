@@ -27,7 +27,7 @@ class LayerNorm(NormalizedShapeLayer):
         bias: with `affine`, whether there is a `bias`.
         axis: the axes to normalize, an integer or several in ascending order; None for the last ones.
             `LayerNorm(C, axis=1)` normalizes the channels of (N, C, *spatial) without a transposition.
-        dtype: of the parameters, float32 or float64; that of `x` need not be the same.
+        dtype: of the parameters; any float dtype, whatever that of `x`.
 
     Raises:
         ValueError: an argument is out of its range, or `axis` does not fit `normalized_shape`.

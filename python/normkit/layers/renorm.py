@@ -47,7 +47,8 @@ class BatchRenorm(RunningStatisticsLayer):
             `num_batches_tracked`; None for the paper's schedule: 1 until step 5000, linearly to 3 at step 40000.
         d_max: limit of the shift's correction, >= 0, likewise; the paper's: 0 until step 5000, linearly to 5 at step
             25000.
-        dtype: of parameters and running statistics, float32 or float64; that of `x` need not be the same.
+        dtype: of parameters and running statistics; any float dtype, whatever that of `x`, but running statistics are
+            at least float32.
 
     Raises:
         ValueError: an argument is out of its range.

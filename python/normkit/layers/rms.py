@@ -24,7 +24,7 @@ class RMSNorm(NormalizedShapeLayer):
         eps: added to the mean square; finite and >= 0.
         affine: with `weight` (starts at 1), of `normalized_shape`; PyTorch's `elementwise_affine`.
         axis: the axes to normalize, an integer or several in ascending order; None for the last ones.
-        dtype: of the parameter, float32 or float64; that of `x` need not be the same.
+        dtype: of the parameter; any float dtype, whatever that of `x`.
 
     Raises:
         ValueError: an argument is out of its range, or `axis` does not fit `normalized_shape`.

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from normkit._normkit import spectral_norm, spectral_norm_backward
+from normkit.layers._arguments import at_least_float32
 from normkit.layers._reparametrized import ReparametrizedWeight
 
 _FIRST_ITERATIONS = 15
@@ -21,8 +22,8 @@ class SpectralNorm(ReparametrizedWeight):
     eval mode leaves them. The names are PyTorch's (`torch.nn.utils.spectral_norm`).
 
     Args:
-        weight: the weight to start from, float32 or float64, which the parameter will have, too; (out, in, *kernel) or
-            (out, in). It is copied.
+        weight: the weight to start from, (out, in, *kernel) or (out, in), of any float dtype, which the parameter will
+            have, too; u and v are at least float32. It is copied.
         n_power_iterations: of each call in training mode, at least 1.
         eps: the least norm that u and v are divided by; finite and >= 0.
         dim: the axis of the outputs.
@@ -58,10 +59,10 @@ class SpectralNorm(ReparametrizedWeight):
         self.dim = self._axis("dim", dim, "weight", start.ndim)
         rng = np.random.default_rng(self._integer("seed", seed, minimum=0))
         outputs = start.shape[self.dim]
-        u, v = (rng.standard_normal((n,)).astype(self.dtype) for n in (outputs, start.size // max(outputs, 1)))
+        u, v = (rng.standard_normal((n,)) for n in (outputs, start.size // max(outputs, 1)))
         _, cache = spectral_norm(start, u, v, n_power_iterations=_FIRST_ITERATIONS, eps=self.eps, dim=self.dim)
-        self.weight_u: NDArray[Any] = cache.u.astype(self.dtype)
-        self.weight_v: NDArray[Any] = cache.v.astype(self.dtype)
+        self.weight_u: NDArray[Any] = cache.u.astype(at_least_float32(self.dtype))
+        self.weight_v: NDArray[Any] = cache.v.astype(at_least_float32(self.dtype))
         self._add_parameter("weight_orig", start)
 
     def _forward(self) -> tuple[NDArray[Any], Any]:

@@ -18,8 +18,8 @@ class ScaledWeightStandardization(ReparametrizedWeight):
     same in training and eval mode.
 
     Args:
-        weight: the weight to start from, float32 or float64, which the parameters will have, too; (out, in, *kernel) or
-            (out, in). It is copied.
+        weight: the weight to start from, (out, in, *kernel) or (out, in), of any float dtype, which the parameters will
+            have, too. It is copied.
         gain: with `gain` (starts at 1), (out,).
         eps: the least var · fan_in; finite and >= 0.
 

@@ -18,8 +18,8 @@ class WeightNorm(ReparametrizedWeight):
     given weight, under PyTorch's names (`torch.nn.utils.weight_norm`). The same in training and eval mode.
 
     Args:
-        weight: the weight to start from, float32 or float64, which the parameters will have, too; (out, in, *kernel) or
-            (out, in). It is copied.
+        weight: the weight to start from, (out, in, *kernel) or (out, in), of any float dtype, which the parameters will
+            have, too. It is copied.
         dim: the axis of the norms, usually that of the outputs; None for one norm of the whole weight.
 
     Raises:
