@@ -66,6 +66,19 @@ def test_half_parameters_and_wide_running_statistics(name, half):
 
 
 @pytest.mark.parametrize("half", HALVES, ids=str)
+def test_half_content_and_style(half):
+    layer, wide = nk.AdaptiveInstanceNorm(), nk.AdaptiveInstanceNorm()
+    (content, dy), (style, _) = ((a.astype(half) for a in data(seed=seed)) for seed in (0, 1))
+    expected = wide(content.astype(np.float32), style.astype(np.float32))
+    y, found = layer(content, style), layer.backward(dy)
+    assert y.dtype == half
+    assert_rounded(y, expected, half, 2e-6 * np.maximum(1, np.abs(expected)))
+    for gradient, other in zip(found, wide.backward(dy.astype(np.float32)), strict=True):
+        assert gradient.dtype == half
+        assert_rounded(gradient, other, half, 48 * EPS * np.abs(other).max() * 4)
+
+
+@pytest.mark.parametrize("half", HALVES, ids=str)
 def test_half_weights(half):
     w = np.random.default_rng(0).standard_normal((5, 4, 3)).astype(half)
     for module in (nk.WeightNorm(w), nk.SpectralNorm(w), nk.ScaledWeightStandardization(w)):
