@@ -42,7 +42,10 @@ Functions:
     fold_conv_bn: batch norm folded into the convolution before it.
 
 Layers:
-    BatchNorm, GroupNorm: parameters, gradients, train and eval mode, state dict with PyTorch's keys.
+    BatchNorm, BatchRenorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm: parameters, gradients, train and eval mode,
+        state dict with PyTorch's keys.
+    AdaptiveInstanceNorm: two inputs, no parameters.
+    WeightNorm, SpectralNorm, ScaledWeightStandardization: the weight of another layer from parameters of its own.
     SyncBatchNorm: BatchNorm by the statistics of the batch of all ranks of an MPI communicator.
     precise_statistics: population mean and variance for batch norm layers, instead of moving averages.
 
@@ -86,21 +89,40 @@ from normkit._normkit import (
 )
 from normkit._process import num_threads, show_config
 from normkit.distributed import SyncBatchNorm
-from normkit.layers import BatchNorm, GroupNorm
+from normkit.layers import (
+    AdaptiveInstanceNorm,
+    BatchNorm,
+    BatchRenorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    RMSNorm,
+    ScaledWeightStandardization,
+    SpectralNorm,
+    WeightNorm,
+)
 from normkit.precise import precise_statistics
 
 __all__ = [
+    "AdaptiveInstanceNorm",
     "AdaptiveInstanceNormCache",
     "BatchNorm",
     "BatchNormCache",
+    "BatchRenorm",
     "BatchRenormCache",
     "GroupNorm",
     "GroupNormCache",
+    "InstanceNorm",
     "InstanceNormCache",
+    "LayerNorm",
     "LayerNormCache",
     "Moments",
+    "RMSNorm",
     "RMSNormCache",
+    "ScaledWeightStandardization",
+    "SpectralNorm",
     "SyncBatchNorm",
+    "WeightNorm",
     "__version__",
     "adaptive_instance_norm",
     "adaptive_instance_norm_backward",
