@@ -40,6 +40,7 @@ Functions:
     batch_renorm, batch_renorm_backward: batch norm corrected towards its running statistics.
     moments: count, mean and sum of squared deviations over any axes, as a mergeable `Moments`.
     fold_conv_bn: batch norm folded into the convolution before it.
+    weight_norm, spectral_norm, scaled_weight_standardization, each with `_backward`: normalized weights.
 
 Layers:
     BatchNorm, GroupNorm: parameters, gradients, train and eval mode, state dict with PyTorch's keys.
@@ -61,6 +62,9 @@ from normkit._normkit import (
     LayerNormCache,
     Moments,
     RMSNormCache,
+    ScaledWeightStandardizationCache,
+    SpectralNormCache,
+    WeightNormCache,
     __version__,
     adaptive_instance_norm,
     adaptive_instance_norm_backward,
@@ -80,7 +84,13 @@ from normkit._normkit import (
     moments,
     rms_norm,
     rms_norm_backward,
+    scaled_weight_standardization,
+    scaled_weight_standardization_backward,
     set_num_threads,
+    spectral_norm,
+    spectral_norm_backward,
+    weight_norm,
+    weight_norm_backward,
 )
 from normkit._process import num_threads, show_config
 from normkit.layers import BatchNorm, GroupNorm
@@ -96,6 +106,9 @@ __all__ = [
     "LayerNormCache",
     "Moments",
     "RMSNormCache",
+    "ScaledWeightStandardizationCache",
+    "SpectralNormCache",
+    "WeightNormCache",
     "__version__",
     "adaptive_instance_norm",
     "adaptive_instance_norm_backward",
@@ -116,6 +129,12 @@ __all__ = [
     "num_threads",
     "rms_norm",
     "rms_norm_backward",
+    "scaled_weight_standardization",
+    "scaled_weight_standardization_backward",
     "set_num_threads",
     "show_config",
+    "spectral_norm",
+    "spectral_norm_backward",
+    "weight_norm",
+    "weight_norm_backward",
 ]
