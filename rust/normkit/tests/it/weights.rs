@@ -285,10 +285,10 @@ proptest! {
         let loss = |w: &[f64]| w.iter().zip(&dw).map(|(w, dw)| w * dw).sum::<f64>();
         let agree = |what: &str, found: &[f64], at: &[f64], f: &dyn Fn(&[f64]) -> f64| -> Check {
             const H: f64 = 1e-5;
-            for i in 0..at.len() {
+            for (i, &found) in found.iter().enumerate() {
                 let moved = |h: f64| f(&(0..at.len()).map(|j| if i == j { at[j] + h } else { at[j] }).collect::<Vec<_>>());
                 let expected = (moved(H) - moved(-H)) / (2.0 * H);
-                close(what, i, found[i], expected, 1e-6 * (1.0 + expected.abs()))?;
+                close(what, i, found, expected, 1e-6 * (1.0 + expected.abs()))?;
             }
             Ok(())
         };
