@@ -40,6 +40,7 @@ Functions:
     batch_renorm, batch_renorm_backward: batch norm corrected towards its running statistics.
     moments: count, mean and sum of squared deviations over any axes, as a mergeable `Moments`.
     fold_conv_bn: batch norm folded into the convolution before it.
+    weight_norm, spectral_norm, scaled_weight_standardization, each with `_backward`: normalized weights.
 
 Layers:
     BatchNorm, BatchRenorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm: parameters, gradients, train and eval mode,
@@ -66,6 +67,9 @@ from normkit._normkit import (
     LayerNormCache,
     Moments,
     RMSNormCache,
+    ScaledWeightStandardizationCache,
+    SpectralNormCache,
+    WeightNormCache,
     __version__,
     adaptive_instance_norm,
     adaptive_instance_norm_backward,
@@ -85,7 +89,13 @@ from normkit._normkit import (
     moments,
     rms_norm,
     rms_norm_backward,
+    scaled_weight_standardization,
+    scaled_weight_standardization_backward,
     set_num_threads,
+    spectral_norm,
+    spectral_norm_backward,
+    weight_norm,
+    weight_norm_backward,
 )
 from normkit._process import num_threads, show_config
 from normkit.distributed import SyncBatchNorm
@@ -120,9 +130,12 @@ __all__ = [
     "RMSNorm",
     "RMSNormCache",
     "ScaledWeightStandardization",
+    "ScaledWeightStandardizationCache",
     "SpectralNorm",
+    "SpectralNormCache",
     "SyncBatchNorm",
     "WeightNorm",
+    "WeightNormCache",
     "__version__",
     "adaptive_instance_norm",
     "adaptive_instance_norm_backward",
@@ -144,6 +157,12 @@ __all__ = [
     "precise_statistics",
     "rms_norm",
     "rms_norm_backward",
+    "scaled_weight_standardization",
+    "scaled_weight_standardization_backward",
     "set_num_threads",
     "show_config",
+    "spectral_norm",
+    "spectral_norm_backward",
+    "weight_norm",
+    "weight_norm_backward",
 ]

@@ -84,3 +84,17 @@ class BatchRenormGradients(NamedTuple):
     dx: NDArray[Any]
     dweight: NDArray[Any] | None
     dbias: NDArray[Any] | None
+
+
+class WeightNormGradients(NamedTuple):
+    """Gradients of `weight_norm`; each has the shape and dtype of what it belongs to."""
+
+    dv: NDArray[Any]
+    dg: NDArray[Any]
+
+
+class ScaledWeightStandardizationGradients(NamedTuple):
+    """Gradients of `scaled_weight_standardization`; `dgain` is None where the gain was None."""
+
+    dweight: NDArray[Any]
+    dgain: NDArray[Any] | None

@@ -14,6 +14,8 @@ from normkit._gradients import (
     InstanceNormResidualGradients,
     LayerNormGradients,
     RMSNormGradients,
+    ScaledWeightStandardizationGradients,
+    WeightNormGradients,
 )
 
 # As PyO3 fills it in: every name that the native module adds.
@@ -26,6 +28,9 @@ __all__ = [
     "LayerNormCache",
     "Moments",
     "RMSNormCache",
+    "ScaledWeightStandardizationCache",
+    "SpectralNormCache",
+    "WeightNormCache",
     "__version__",
     "_config",
     "adaptive_instance_norm",
@@ -49,7 +54,13 @@ __all__ = [
     "moments",
     "rms_norm",
     "rms_norm_backward",
+    "scaled_weight_standardization",
+    "scaled_weight_standardization_backward",
     "set_num_threads",
+    "spectral_norm",
+    "spectral_norm_backward",
+    "weight_norm",
+    "weight_norm_backward",
 ]
 
 __version__: str
@@ -119,6 +130,27 @@ class BatchRenormCache:
     def r(self) -> NDArray[np.float64]: ...
     @property
     def d(self) -> NDArray[np.float64]: ...
+
+@final
+class WeightNormCache:
+    @property
+    def norm(self) -> NDArray[np.float64]: ...
+
+@final
+class SpectralNormCache:
+    @property
+    def u(self) -> NDArray[np.float64]: ...
+    @property
+    def v(self) -> NDArray[np.float64]: ...
+    @property
+    def sigma(self) -> float: ...
+
+@final
+class ScaledWeightStandardizationCache:
+    @property
+    def mean(self) -> NDArray[np.float64]: ...
+    @property
+    def rstd(self) -> NDArray[np.float64]: ...
 
 @final
 class Moments:
@@ -285,6 +317,30 @@ def fold_conv_bn(
     groups: int = 1,
     transposed: bool = False,
 ) -> tuple[NDArray[_Float], NDArray[Any]]: ...
+def weight_norm(
+    v: NDArray[_Float], g: NDArray[Any], *, dim: int | None = 0
+) -> tuple[NDArray[_Float], WeightNormCache]: ...
+def weight_norm_backward(
+    dw: NDArray[Any], cache: WeightNormCache, *, out: NDArray[Any] | None = None
+) -> WeightNormGradients: ...
+def spectral_norm(
+    weight: NDArray[_Float],
+    u: NDArray[Any],
+    v: NDArray[Any],
+    *,
+    n_power_iterations: int = 1,
+    eps: float = 1e-12,
+    dim: int = 0,
+) -> tuple[NDArray[_Float], SpectralNormCache]: ...
+def spectral_norm_backward(
+    dw: NDArray[Any], cache: SpectralNormCache, *, out: NDArray[Any] | None = None
+) -> NDArray[Any]: ...
+def scaled_weight_standardization(
+    weight: NDArray[_Float], gain: NDArray[Any] | None = None, *, eps: float = 1e-4
+) -> tuple[NDArray[_Float], ScaledWeightStandardizationCache]: ...
+def scaled_weight_standardization_backward(
+    dw: NDArray[Any], cache: ScaledWeightStandardizationCache, *, out: NDArray[Any] | None = None
+) -> ScaledWeightStandardizationGradients: ...
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
 def _config() -> _Config: ...

@@ -12,6 +12,7 @@ mod moments;
 mod process;
 mod renorm;
 mod sync;
+mod weights;
 
 use pyo3::prelude::*;
 
@@ -40,6 +41,13 @@ mod _normkit {
     use crate::renorm::{BatchRenormCache, batch_renorm, batch_renorm_backward};
     #[pymodule_export]
     use crate::sync::{batch_norm_gradient_apply, batch_norm_gradient_sums, batch_norm_with_statistics};
+
+    #[pymodule_export]
+    use crate::weights::{
+        ScaledWeightStandardizationCache, SpectralNormCache, WeightNormCache, scaled_weight_standardization,
+        scaled_weight_standardization_backward, spectral_norm, spectral_norm_backward, weight_norm,
+        weight_norm_backward,
+    };
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

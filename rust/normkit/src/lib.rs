@@ -47,4 +47,7 @@ pub use norms::{
 pub use parallel::{MOST_THREADS, num_threads, set_num_threads};
 pub use simd::{Isa, IsaError, Real, force as force_isa};
 pub use tensor::{Tensor, TensorMut, overlaps_in_units, overlaps_itself};
-pub use weights::{BatchNormOf, ConvOf, fold_conv_bn};
+pub use weights::{
+    BatchNormOf, ConvOf, SingularTriple, Standardized, fold_conv_bn, scaled_weight_standardization,
+    scaled_weight_standardization_backward, spectral_norm, spectral_norm_backward, weight_norm, weight_norm_backward,
+};

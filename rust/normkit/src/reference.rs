@@ -243,3 +243,125 @@ pub fn fold_conv_bn(
     let b = |c: usize| (conv_bias.map_or(0.0, |b| b[c]) - mean[c]) * scale(c) + bias.map_or(0.0, |bias| bias[c]);
     (w, (0..channels).map(b).collect())
 }
+
+/// sqrt(Σx²), in a unit in which squares stay in range.
+fn norm(values: impl Iterator<Item = f64> + Clone) -> f64 {
+    let unit = values.clone().fold(0.0, |unit: f64, x| unit.max(x.abs()));
+    if unit == 0.0 || !unit.is_finite() { unit } else { sum(values.map(|x| (x / unit) * (x / unit))).sqrt() * unit }
+}
+
+/// a/b, or 0 where 1/b is infinite.
+fn over(a: f64, b: f64) -> f64 {
+    if (1.0 / b).is_infinite() { 0.0 } else { a / b }
+}
+
+/// The elements of each position of `dim`, or all of them.
+fn slices(shape: &[usize], dim: Option<usize>) -> (usize, impl Fn(usize) -> usize) {
+    (dim.map_or(1, |dim| shape[dim]), move |i| dim.map_or(0, |dim| position(i, shape, dim)))
+}
+
+/// Weight normalization, w = g·v/‖v‖: w and the norms.
+pub fn weight_norm(v: &[f64], shape: &[usize], dim: Option<usize>, g: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    let (n, of) = slices(shape, dim);
+    let norms: Vec<f64> = members(v.len(), n, &of).iter().map(|set| norm(set.iter().map(|&i| v[i]))).collect();
+    ((0..v.len()).map(|i| v[i] * over(g[of(i)], norms[of(i)])).collect(), norms)
+}
+
+/// Gradients (dv, dg) of weight normalization.
+pub fn weight_norm_backward(
+    dw: &[f64],
+    v: &[f64],
+    shape: &[usize],
+    dim: Option<usize>,
+    g: &[f64],
+    norms: &[f64],
+) -> (Vec<f64>, Vec<f64>) {
+    let (n, of) = slices(shape, dim);
+    let dot = |set: &Vec<usize>| sum(set.iter().map(|&i| dw[i] * over(v[i], norms[of(i)])));
+    let dg: Vec<f64> = members(v.len(), n, &of).iter().map(dot).collect();
+    let dv = |i: usize| over(g[of(i)], norms[of(i)]) * (dw[i] - dg[of(i)] * over(v[i], norms[of(i)]));
+    ((0..v.len()).map(dv).collect(), dg)
+}
+
+/// The column of element `i` where the positions of `dim` are the rows.
+fn column(i: usize, shape: &[usize], dim: usize) -> usize {
+    let inner: usize = shape[dim + 1..].iter().product();
+    i / (inner * shape[dim]) * inner + i % inner
+}
+
+/// Spectral normalization after some steps of the power iteration: (w, u, v, σ).
+pub fn spectral_norm(
+    weight: &[f64],
+    shape: &[usize],
+    dim: usize,
+    u: &[f64],
+    v: &[f64],
+    iterations: usize,
+    eps: f64,
+) -> (Vec<f64>, Vec<f64>, Vec<f64>, f64) {
+    let (mut u, mut v) = (u.to_vec(), v.to_vec());
+    let row = |i: usize| position(i, shape, dim);
+    let column = |i: usize| column(i, shape, dim);
+    let rows = members(weight.len(), u.len(), row);
+    let columns = members(weight.len(), v.len(), column);
+    let direction = |new: Vec<f64>, old: &[f64]| {
+        let norm = norm(new.iter().copied());
+        if norm == 0.0 { old.to_vec() } else { new.iter().map(|x| x / norm.max(eps)).collect() }
+    };
+    let times =
+        |v: &[f64]| -> Vec<f64> { rows.iter().map(|set| sum(set.iter().map(|&i| weight[i] * v[column(i)]))).collect() };
+    for _ in 0..iterations {
+        u = direction(times(&v), &u);
+        v = direction(columns.iter().map(|set| sum(set.iter().map(|&i| weight[i] * u[row(i)]))).collect(), &v);
+    }
+    let sigma = sum(times(&v).iter().zip(&u).map(|(a, b)| a * b));
+    (weight.iter().map(|&w| over(w, sigma)).collect(), u, v, sigma)
+}
+
+/// The gradient of spectral normalization.
+pub fn spectral_norm_backward(
+    dw: &[f64],
+    weight: &[f64],
+    shape: &[usize],
+    dim: usize,
+    (u, v, sigma): (&[f64], &[f64], f64),
+) -> Vec<f64> {
+    let dot = sum(dw.iter().zip(weight).map(|(dw, &w)| dw * over(w, sigma)));
+    (0..dw.len()).map(|i| over(dw[i] - dot * u[position(i, shape, dim)] * v[column(i, shape, dim)], sigma)).collect()
+}
+
+/// Scaled weight standardization, w = (weight − mean)·gain/sqrt(max(var·fan_in, eps)): (w, means, 1/sqrt(…)).
+pub fn scaled_weight_standardization(
+    weight: &[f64],
+    shape: &[usize],
+    gain: Option<&[f64]>,
+    eps: f64,
+) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    let row = |i: usize| position(i, shape, 0);
+    let of = statistics(weight, &members(weight.len(), shape[0], row), 0.0);
+    let scale: Vec<f64> = of.var.iter().map(|var| rstd((var * of.count as f64).max(eps), 0.0)).collect();
+    (normalize(weight, row, row, &of.mean, &scale, gain, None), of.mean, scale)
+}
+
+/// Gradients (dweight, dgain) of scaled weight standardization, from means and 1/sqrt(max(var·fan_in, eps)).
+pub fn scaled_weight_standardization_backward(
+    dw: &[f64],
+    weight: &[f64],
+    shape: &[usize],
+    gain: Option<&[f64]>,
+    eps: f64,
+    (mean, scale): (&[f64], &[f64]),
+) -> (Vec<f64>, Vec<f64>) {
+    let row = |i: usize| position(i, shape, 0);
+    let hat = |i: usize| (weight[i] - mean[row(i)]) * scale[row(i)];
+    let (mut dweight, mut dgain) = (vec![0.0; dw.len()], vec![0.0; shape[0]]);
+    for (o, set) in members(dw.len(), shape[0], row).iter().enumerate() {
+        dgain[o] = sum(set.iter().map(|&i| dw[i] * hat(i)));
+        let average = sum(set.iter().map(|&i| dw[i])) / set.len() as f64;
+        let spread = if scale[o] < rstd(eps, 0.0) || (eps == 0.0 && scale[o] > 0.0) { dgain[o] } else { 0.0 };
+        for &i in set {
+            dweight[i] = gain.map_or(1.0, |gain| gain[o]) * scale[o] * (dw[i] - average - hat(i) * spread);
+        }
+    }
+    (dweight, dgain)
+}

@@ -103,11 +103,11 @@ fn parameter(values: Option<&[f64]>, c: usize, default: f64) -> f64 {
 }
 
 /// The instruction set in force.
-fn isa() -> Result<Isa> {
+pub(crate) fn isa() -> Result<Isa> {
     Isa::current().map_err(|error| Error::new("NORMKIT_ISA", "name an instruction set of this machine", error))
 }
 
 /// The plan for this work on this machine.
-fn plan(work: &Work) -> Plan {
+pub(crate) fn plan(work: &Work) -> Plan {
     Plan::new(work, num_threads(), &Caches::detect())
 }

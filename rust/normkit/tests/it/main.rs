@@ -6,3 +6,4 @@ mod edges;
 mod gradients;
 mod oracle;
 mod plan;
+mod weights;

@@ -1,0 +1,140 @@
+//! Spectral normalization (Miyato et al. 2018): a weight divided by its largest singular value, by power iteration.
+//!
+//! The weight is a matrix W of shape (positions of `dim`, all others). A product with a vector is a sum of products over
+//! the cells of W with the vector broadcast to its shape, so W stays where and as it is.
+
+use super::cells::{Cells, affine, backward, dots, spreads};
+use super::{check_len, check_shape, keep_dim, over};
+use crate::element::Element;
+use crate::error::{Error, Result};
+use crate::kernels::apply::{Affine, GradAffine};
+use crate::kernels::reduce::GradSums;
+use crate::tensor::{Tensor, TensorMut, dense_strides};
+
+/// A singular value of a matrix, as far as it has been found, with its vectors.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct SingularTriple {
+    /// Left: one entry for each row.
+    pub u: Vec<f64>,
+    /// Right: one for each column.
+    pub v: Vec<f64>,
+    /// uᵀ W v.
+    pub sigma: f64,
+}
+
+/// A weight as a matrix: which axis the rows are.
+struct Matrix<'t, 'a, E> {
+    weight: &'t Tensor<'a, E>,
+    rows: Vec<bool>,
+    columns: Vec<bool>,
+}
+
+impl<'t, 'a, E: Element> Matrix<'t, 'a, E> {
+    fn new(weight: &'t Tensor<'a, E>, dim: usize) -> Result<Self> {
+        let rows = keep_dim("weight", &weight.shape, Some(dim))?;
+        let columns = rows.iter().map(|row| !row).collect();
+        Ok(Matrix { weight, rows, columns })
+    }
+
+    /// `u` and `v` have a number for each row and each column.
+    fn check(&self, u: &[f64], v: &[f64]) -> Result<()> {
+        let size = |axes: &[bool]| -> usize {
+            self.weight.shape.iter().zip(axes).filter(|&(_, axis)| *axis).map(|(n, _)| n).product()
+        };
+        check_len("u", u, size(&self.rows), "rows of the weight as a matrix")?;
+        check_len("v", v, size(&self.columns), "columns of the weight as a matrix")
+    }
+
+    /// A vector along some axes, the same along the others.
+    fn along<'v>(&self, axes: &[bool], vector: &'v [f64]) -> Result<Tensor<'v, f64>> {
+        let shape = &self.weight.shape;
+        let sizes: Vec<usize> = shape.iter().zip(axes).map(|(&n, &axis)| if axis { n } else { 1 }).collect();
+        let strides = dense_strides(&sizes).into_iter().zip(axes).map(|(stride, &axis)| if axis { stride } else { 0 });
+        Tensor::strided(vector, shape, &strides.collect::<Vec<_>>())
+    }
+
+    /// W v
+    fn times(&self, v: &[f64]) -> Result<Vec<f64>> {
+        dots(self.weight, &self.along(&self.columns, v)?, &self.rows)
+    }
+
+    /// Wᵀ u
+    fn transposed_times(&self, u: &[f64]) -> Result<Vec<f64>> {
+        dots(self.weight, &self.along(&self.rows, u)?, &self.columns)
+    }
+}
+
+/// `vector` divided by its norm, or by eps where that is more; `old` where it is zero, as that has no direction.
+fn direction(mut vector: Vec<f64>, eps: f64, old: Vec<f64>) -> Result<Vec<f64>> {
+    let norm = spreads(&Tensor::dense(&vector, &[vector.len()])?, &[false])?[0].norm();
+    if norm == 0.0 {
+        return Ok(old);
+    }
+    let by = if norm < eps { eps } else { norm }; // NaN stays
+    vector.iter_mut().for_each(|x| *x /= by);
+    Ok(vector)
+}
+
+/// w = W/σ, σ = uᵀ W v after so many steps of the power iteration u = W v/‖W v‖, v = Wᵀ u/‖Wᵀ u‖, norms being at
+/// least eps. Returns u, v and σ. A weight of zeros stays zero, and leaves u and v as they are.
+///
+/// # Errors
+/// `dim` is no axis of `weight`, `u`, `v` or `w` does not fit it, or eps is negative or not finite.
+pub fn spectral_norm<E: Element>(
+    weight: &Tensor<E>,
+    dim: usize,
+    u: &[f64],
+    v: &[f64],
+    iterations: usize,
+    eps: f64,
+    w: &mut TensorMut<E>,
+) -> Result<SingularTriple> {
+    let matrix = Matrix::new(weight, dim)?;
+    matrix.check(u, v)?;
+    if !(eps.is_finite() && eps >= 0.0) {
+        return Err(Error::new("eps", "be finite and >= 0", eps));
+    }
+    check_shape("out", &w.shape, "weight", &weight.shape)?;
+    let (mut u, mut v) = (u.to_vec(), v.to_vec());
+    if weight.size() == 0 {
+        return Ok(SingularTriple { u, v, sigma: 0.0 });
+    }
+    for _ in 0..iterations {
+        u = direction(matrix.times(&v)?, eps, u)?;
+        v = direction(matrix.transposed_times(&u)?, eps, v)?;
+    }
+    let product = matrix.times(&v)?;
+    let rows = [u.len()];
+    let sigma = dots(&Tensor::dense(&u, &rows)?, &Tensor::dense(&product, &rows)?, &[false])?[0];
+    affine(weight, &vec![false; weight.shape.len()], &[Affine::new(0.0, over(1.0, sigma), 0.0)], w)?;
+    Ok(SingularTriple { u, v, sigma })
+}
+
+/// dweight = (dw − ⟨dw, w⟩·u vᵀ)/σ: u and v are taken as constants, as in the paper. `of` is what the forward pass has
+/// returned.
+///
+/// # Errors
+/// `dim` is no axis of `weight`, or `of`, `dw` or `dweight` does not fit it.
+pub fn spectral_norm_backward<E: Element, G: Element>(
+    dw: &Tensor<G>,
+    weight: &Tensor<E>,
+    dim: usize,
+    of: &SingularTriple,
+    dweight: &mut TensorMut<E>,
+) -> Result<()> {
+    let SingularTriple { u, v, sigma } = of;
+    let matrix = Matrix::new(weight, dim)?;
+    matrix.check(u, v)?;
+    check_shape("dw", &dw.shape, "weight", &weight.shape)?;
+    check_shape("out", &dweight.shape, "weight", &weight.shape)?;
+    let whole = vec![false; weight.shape.len()];
+    let rule = |_: usize, sums: &[GradSums], cells: &mut [GradAffine<f64>]| {
+        let dot = over(sums[0].dot, *sigma);
+        for (cell, u) in cells.iter_mut().zip(u) {
+            *cell = GradAffine::new(0.0, 1.0, over(1.0, *sigma), over(-dot * u, *sigma), 0.0);
+        }
+    };
+    let v = matrix.along(&matrix.columns, v)?;
+    let (x, z) = (Cells { of: weight, kept: &whole }, Cells { of: &v, kept: &matrix.rows });
+    backward(dw, x, &[], z, &rule, dweight)
+}

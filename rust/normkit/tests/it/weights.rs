@@ -1,0 +1,626 @@
+//! Weight norm, spectral norm and scaled weight standardization: against the oracle over shapes, layouts, types and
+//! values; the oracle's gradients against finite differences; the same bits; the edges.
+
+use crate::common::{
+    Array, Float, Layout, config, configure, input_layout, layout, normal, parameters, position, uniform,
+};
+use normkit::{Isa, SingularTriple, Standardized, reference};
+use proptest::prelude::*;
+
+type Check = Result<(), TestCaseError>;
+
+/// |found − expected| ≤ ulp/2 of the element type, as everything before the one rounding is in float64, and `wide`: the
+/// error of that, absolute.
+fn rounded_once<E: Float>(what: &str, i: usize, found: E, expected: f64, wide: f64) -> Check {
+    let half = expected.abs() * E::ULP / 2.0 + E::SMALLEST * E::ULP;
+    // Not `>`: NaN must fail.
+    let good = (found.to_f64() - expected).abs() <= half + wide || found.to_f64() == E::from_f64(expected).to_f64();
+    prop_assert!(good, "{what}[{i}] = {found:?}, expected {expected:e} ± {half:e} + {wide:e}");
+    Ok(())
+}
+
+fn close(what: &str, i: usize, found: f64, expected: f64, wide: f64) -> Check {
+    let good = (found - expected).abs() <= wide || found == expected;
+    prop_assert!(good, "{what}[{i}] = {found:e}, expected {expected:e} ± {wide:e}");
+    Ok(())
+}
+
+/// Errors of float64 sums of a block of lanes, of the roundings before and after, and of the compensated oracle: a
+/// term goes through at most 16 + 16 + 4 additions in a block of 4096, 64 chunks and a few roundings.
+const WIDE: f64 = 128.0 * f64::EPSILON;
+
+/// A weight's shape and an axis of it.
+fn weight_shape() -> impl Strategy<Value = (Vec<usize>, usize)> {
+    let outputs = prop::sample::select(vec![1usize, 2, 3, 8, 17, 64]);
+    let inputs = prop::sample::select(vec![1usize, 2, 5, 16, 33]);
+    let kernels: &[&[usize]] = &[&[], &[1], &[3], &[3, 3], &[5, 1], &[2, 3, 2], &[300], &[64, 70]];
+    (outputs, inputs, prop::sample::select(kernels.to_vec()), any::<prop::sample::Index>()).prop_map(
+        |(mut outputs, mut inputs, kernel, dim)| {
+            while outputs * inputs * kernel.iter().product::<usize>() > 20_000 {
+                if outputs > inputs { outputs = outputs.div_ceil(4) } else { inputs = inputs.div_ceil(4) }
+            }
+            let shape = [&[outputs, inputs], kernel].concat();
+            let dim = dim.index(shape.len());
+            (shape, dim)
+        },
+    )
+}
+
+/// Small enough for differences of each element.
+fn small_shape() -> impl Strategy<Value = (Vec<usize>, usize)> {
+    (prop::collection::vec(1usize..5, 2..4), any::<prop::sample::Index>()).prop_map(|(shape, dim)| {
+        let dim = dim.index(shape.len());
+        (shape, dim)
+    })
+}
+
+/// How large weights are, and what is added to all of them.
+fn magnitude() -> impl Strategy<Value = (f64, f64)> {
+    let scale = prop_oneof![6 => Just(1.0), 1 => Just(1e30), 1 => Just(1e-30), 1 => Just(1e-41)];
+    (scale, prop_oneof![3 => Just(0.0), 1 => Just(3.0), 1 => Just(-1e3)])
+}
+
+/// A weight, its gradient, and the layout of an output.
+type Layouts = (Layout, Layout, Layout);
+
+fn problem() -> impl Strategy<Value = (Vec<usize>, usize, Layouts)> {
+    weight_shape().prop_flat_map(|(shape, dim)| {
+        let rank = shape.len();
+        (Just(shape), Just(dim), (input_layout(rank), input_layout(rank), layout(rank)))
+    })
+}
+
+/// Some rows of zeros, or all.
+fn weight<E: Float>(shape: &[usize], layout: &Layout, dim: usize, (scale, mean): (f64, f64), seed: u64) -> Array<E> {
+    let zero = |i: usize| uniform(!seed, position(i, shape, dim)) < 0.1;
+    Array::new(shape, layout, |i| if zero(i) { 0.0 } else { scale * (mean + normal(seed, i)) })
+}
+
+fn gradient<G: Float>(shape: &[usize], layout: &Layout, seed: u64) -> Array<G> {
+    Array::new(shape, layout, |i| 0.3 + normal(seed ^ 77, i))
+}
+
+fn check_weight_norm<E: Float, G: Float>(
+    shape: &[usize],
+    dim: Option<usize>,
+    layouts: &Layouts,
+    magnitude: (f64, f64),
+    seed: u64,
+) -> Check {
+    let v = weight::<E>(shape, &layouts.0, dim.unwrap_or(0), magnitude, seed);
+    let dw = gradient::<G>(shape, &layouts.1, seed);
+    let g = parameters(seed, dim.map_or(1, |dim| shape[dim]));
+    let (v_, dw_) = (v.logical(), dw.logical());
+    let (expected, norms) = reference::weight_norm(&v_, shape, dim, &g);
+    let mut w = Array::<E>::output(shape, &layouts.2);
+    let found = normkit::weight_norm(&v.tensor(), dim, &g, &mut w.tensor_mut())?;
+    w.assert_gaps_untouched();
+    for (i, w) in w.elements().into_iter().enumerate() {
+        rounded_once("w", i, w, expected[i], WIDE * expected[i].abs())?;
+    }
+    for (t, (&found, &norm)) in found.iter().zip(&norms).enumerate() {
+        close("norm", t, found, norm, WIDE * norm)?;
+    }
+
+    let (dv_, dg_) = reference::weight_norm_backward(&dw_, &v_, shape, dim, &g, &norms);
+    let mut dv = Array::<E>::output(shape, &layouts.2);
+    let dg = normkit::weight_norm_backward(&dw.tensor(), &v.tensor(), dim, &g, &found, &mut dv.tensor_mut())?;
+    dv.assert_gaps_untouched();
+    // What dg is a sum of: its error is relative to the sum of magnitudes.
+    let of = |i: usize| dim.map_or(0, |dim| position(i, shape, dim));
+    let mut terms = vec![0.0; g.len()];
+    (0..v_.len()).filter(|&i| norms[of(i)] > 0.0).for_each(|i| terms[of(i)] += (dw_[i] * v_[i] / norms[of(i)]).abs());
+    for t in 0..g.len() {
+        close("dg", t, dg[t], dg_[t], WIDE * terms[t])?;
+    }
+    for (i, dv) in dv.elements().into_iter().enumerate() {
+        let t = of(i);
+        let each = if norms[t] > 0.0 { (g[t] / norms[t]).abs() } else { 0.0 };
+        let direction = if norms[t] > 0.0 { (v_[i] / norms[t]).abs() } else { 0.0 };
+        rounded_once("dv", i, dv, dv_[i], WIDE * each * (dw_[i].abs() + terms[t] * direction))?;
+    }
+    Ok(())
+}
+
+fn check_spectral_norm<E: Float, G: Float>(
+    shape: &[usize],
+    dim: usize,
+    layouts: &Layouts,
+    magnitude: (f64, f64),
+    iterations: usize,
+    seed: u64,
+) -> Check {
+    let weight = weight::<E>(shape, &layouts.0, dim, magnitude, seed);
+    let dw = gradient::<G>(shape, &layouts.1, seed);
+    let (rows, size) = (shape[dim], shape.iter().product::<usize>());
+    let unit = |seed: u64, n: usize| {
+        let x = parameters(seed, n);
+        let norm = x.iter().map(|x| x * x).sum::<f64>().sqrt();
+        x.iter().map(|x| x / norm).collect::<Vec<_>>()
+    };
+    let (u, v) = (unit(seed ^ 1, rows), unit(seed ^ 2, size / rows));
+    let (w_, dw_) = (weight.logical(), dw.logical());
+    let eps = if magnitude.0 < 1.0 { 0.0 } else { 1e-12 };
+    let (expected, eu, ev, sigma) = reference::spectral_norm(&w_, shape, dim, &u, &v, iterations, eps);
+    let mut w = Array::<E>::output(shape, &layouts.2);
+    let found = normkit::spectral_norm(&weight.tensor(), dim, &u, &v, iterations, eps, &mut w.tensor_mut())?;
+    w.assert_gaps_untouched();
+    // A component of W v is a sum that may cancel: its error is relative to the Frobenius norm, as is that of sigma.
+    // Each of the 2·iterations + 1 products adds its own, and those before it, divided by the norms of the products,
+    // which may be smaller than the Frobenius norm.
+    let frobenius = w_.iter().fold(0.0f64, |norm, w| norm.hypot(*w));
+    let mut smallest = f64::INFINITY;
+    for k in 0..iterations {
+        let (_, u, v, s) = reference::spectral_norm(&w_, shape, dim, &u, &v, k, eps);
+        let (_, after, ..) = reference::spectral_norm(&w_, shape, dim, &u, &v, 1, eps);
+        let along: f64 = after.iter().zip(&u).map(|(a, b)| a * b).sum();
+        smallest = smallest.min(if along == 0.0 { f64::INFINITY } else { (s / along).abs() });
+    }
+    let gap = (frobenius / smallest.min(sigma.abs())).powi(2 * iterations as i32 + 1);
+    if sigma != 0.0 && gap < 1e6 {
+        let wide = WIDE * (2 * iterations + 1) as f64 * gap.max(1.0);
+        close("sigma", 0, found.sigma, sigma, wide * frobenius)?;
+        for (what, found, expected) in [("u", &found.u, &eu), ("v", &found.v, &ev)] {
+            for i in 0..found.len() {
+                close(what, i, found[i], expected[i], wide)?;
+            }
+        }
+        for (i, w) in w.elements().into_iter().enumerate() {
+            rounded_once("w", i, w, expected[i], wide * gap * expected[i].abs())?;
+        }
+    }
+    // w and the gradient of what was found, so that errors of the iteration have no part.
+    for (i, w) in w.elements().into_iter().enumerate() {
+        let expected = if found.sigma == 0.0 { 0.0 } else { w_[i] / found.sigma };
+        rounded_once("w", i, w, expected, WIDE * expected.abs())?;
+    }
+    let of = (&found.u[..], &found.v[..], found.sigma);
+    let expected = reference::spectral_norm_backward(&dw_, &w_, shape, dim, of);
+    let mut dweight = Array::<E>::output(shape, &layouts.2);
+    normkit::spectral_norm_backward(&dw.tensor(), &weight.tensor(), dim, &found, &mut dweight.tensor_mut())?;
+    dweight.assert_gaps_untouched();
+    let inner: usize = shape[dim + 1..].iter().product();
+    let terms: f64 = dw_.iter().zip(&w_).map(|(dw, w)| (dw * w).abs()).sum();
+    for (i, dweight) in dweight.elements().into_iter().enumerate() {
+        let column = i / (inner * rows) * inner + i % inner;
+        let outer = (found.u[position(i, shape, dim)] * found.v[column]).abs();
+        let size = if found.sigma == 0.0 {
+            0.0
+        } else {
+            (dw_[i].abs() + terms / found.sigma.abs() * outer) / found.sigma.abs()
+        };
+        rounded_once("dweight", i, dweight, expected[i], WIDE * size)?;
+    }
+    Ok(())
+}
+
+fn check_standardization<E: Float, G: Float>(
+    shape: &[usize],
+    layouts: &Layouts,
+    magnitude: (f64, f64),
+    gained: bool,
+    seed: u64,
+) -> Check {
+    let weight = weight::<E>(shape, &layouts.0, 0, magnitude, seed);
+    let dw = gradient::<G>(shape, &layouts.1, seed);
+    let gain = gained.then(|| parameters(seed, shape[0]));
+    let gain = gain.as_deref();
+    let (w_, dw_) = (weight.logical(), dw.logical());
+    for eps in [1e-4, 0.0] {
+        let (expected, mean, scale) = reference::scaled_weight_standardization(&w_, shape, gain, eps);
+        let mut w = Array::<E>::output(shape, &layouts.2);
+        let found = normkit::scaled_weight_standardization(&weight.tensor(), gain, eps, &mut w.tensor_mut())?;
+        w.assert_gaps_untouched();
+        // The mean is held in float64: what that loses of it counts in the deviations.
+        let held: Vec<f64> = (0..shape[0]).map(|c| WIDE * mean[c].abs() * scale[c]).collect();
+        // Where that is not small there are no deviations worth the name, but a constant's must be exactly 0.
+        let defined = |c: usize| held[c] < 1e-3;
+        let of = |i: usize| position(i, shape, 0);
+        let gain_of = |i: usize| gain.map_or(1.0, |gain| gain[of(i)]).abs();
+        for c in (0..shape[0]).filter(|&c| defined(c)) {
+            close("mean", c, found.mean[c], mean[c], WIDE * mean[c].abs() + WIDE / scale[c])?;
+            close("rstd", c, found.rstd[c], scale[c], (WIDE + held[c]) * scale[c])?;
+        }
+        for (i, w) in w.elements().into_iter().enumerate().filter(|&(i, _)| defined(of(i))) {
+            let wide = (WIDE + held[of(i)]) * (gain_of(i) + expected[i].abs());
+            rounded_once("w", i, w, expected[i], wide)?;
+        }
+        // The kernels get their own statistics, and so does the oracle.
+        let statistics = (&found.mean[..], &found.rstd[..]);
+        let (dweight_, dgain_) =
+            reference::scaled_weight_standardization_backward(&dw_, &w_, shape, gain, eps, statistics);
+        let mut dweight = Array::<E>::output(shape, &layouts.2);
+        let (from, to) = (weight.tensor(), &mut dweight.tensor_mut());
+        let dgain = normkit::scaled_weight_standardization_backward(&dw.tensor(), &from, gain, eps, &found, to)?;
+        dweight.assert_gaps_untouched();
+        let hat = |i: usize| ((w_[i] - found.mean[of(i)]) * found.rstd[of(i)]).abs();
+        let (mut terms, mut sums) = (vec![0.0; shape[0]], vec![0.0; shape[0]]);
+        for i in 0..w_.len() {
+            terms[of(i)] += dw_[i].abs() * hat(i);
+            sums[of(i)] += dw_[i].abs() * shape[0] as f64 / w_.len() as f64;
+        }
+        for c in 0..shape[0] {
+            close("dgain", c, dgain[c], dgain_[c], WIDE * terms[c])?;
+        }
+        for (i, dweight) in dweight.elements().into_iter().enumerate() {
+            let size = gain_of(i) * found.rstd[of(i)] * (dw_[i].abs() + sums[of(i)] + hat(i) * terms[of(i)]);
+            rounded_once("dweight", i, dweight, dweight_[i], WIDE * size)?;
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(config(150))]
+
+    #[test]
+    fn weight_norm((shape, dim, layouts) in problem(), whole in prop::bool::weighted(0.2), magnitude in magnitude(), seed: u64) {
+        let dim = (!whole).then_some(dim);
+        check_weight_norm::<f32, f32>(&shape, dim, &layouts, magnitude, seed)?;
+        check_weight_norm::<f64, f64>(&shape, dim, &layouts, magnitude, seed)?;
+        check_weight_norm::<f32, f64>(&shape, dim, &layouts, magnitude, seed)?;
+    }
+
+    #[test]
+    fn spectral_norm((shape, dim, layouts) in problem(), iterations in 0usize..4, magnitude in magnitude(), seed: u64) {
+        check_spectral_norm::<f32, f32>(&shape, dim, &layouts, magnitude, iterations, seed)?;
+        check_spectral_norm::<f64, f64>(&shape, dim, &layouts, magnitude, iterations, seed)?;
+        check_spectral_norm::<f64, f32>(&shape, dim, &layouts, magnitude, iterations, seed)?;
+    }
+
+    #[test]
+    fn scaled_weight_standardization((shape, _, layouts) in problem(), magnitude in magnitude(), gain: bool, seed: u64) {
+        check_standardization::<f32, f32>(&shape, &layouts, magnitude, gain, seed)?;
+        check_standardization::<f64, f64>(&shape, &layouts, magnitude, gain, seed)?;
+        check_standardization::<f32, f64>(&shape, &layouts, magnitude, gain, seed)?;
+    }
+
+    /// The oracle's gradients are those of the oracle, by central differences: h² = 1e-10 times a third derivative of at
+    /// most 1e3 here, and 1e-16/h. Only u and v are constants by definition, so sigma is held by none of their steps.
+    #[test]
+    fn gradients((shape, dim) in small_shape(), seed: u64) {
+        let size: usize = shape.iter().product();
+        let v: Vec<f64> = (0..size).map(|i| normal(seed, i)).collect();
+        let dw: Vec<f64> = (0..size).map(|i| normal(!seed, i)).collect();
+        let loss = |w: &[f64]| w.iter().zip(&dw).map(|(w, dw)| w * dw).sum::<f64>();
+        let agree = |what: &str, found: &[f64], at: &[f64], f: &dyn Fn(&[f64]) -> f64| -> Check {
+            const H: f64 = 1e-5;
+            for (i, &found) in found.iter().enumerate() {
+                let moved = |h: f64| f(&(0..at.len()).map(|j| if i == j { at[j] + h } else { at[j] }).collect::<Vec<_>>());
+                let expected = (moved(H) - moved(-H)) / (2.0 * H);
+                close(what, i, found, expected, 1e-6 * (1.0 + expected.abs()))?;
+            }
+            Ok(())
+        };
+        let g = parameters(seed, shape[dim]);
+        let (_, norms) = reference::weight_norm(&v, &shape, Some(dim), &g);
+        // Where v is small its gradient turns quickly.
+        if norms.iter().all(|&norm| norm > 0.3) {
+            let (dv, dg) = reference::weight_norm_backward(&dw, &v, &shape, Some(dim), &g, &norms);
+            agree("dv", &dv, &v, &|v| loss(&reference::weight_norm(v, &shape, Some(dim), &g).0))?;
+            agree("dg", &dg, &g, &|g| loss(&reference::weight_norm(&v, &shape, Some(dim), g).0))?;
+        }
+
+        let gain = parameters(seed ^ 1, shape[0]);
+        // Above eps, and below it.
+        for eps in [1e-4, 1e3 + size as f64 * 20.0] {
+            let (_, mean, scale) = reference::scaled_weight_standardization(&v, &shape, Some(&gain), eps);
+            if scale.iter().any(|&scale| scale > 3.0) {
+                continue;
+            }
+            let of = (&mean[..], &scale[..]);
+            let (dweight, dgain) =
+                reference::scaled_weight_standardization_backward(&dw, &v, &shape, Some(&gain), eps, of);
+            let f = |v: &[f64], gain: &[f64]| loss(&reference::scaled_weight_standardization(v, &shape, Some(gain), eps).0);
+            agree("dweight", &dweight, &v, &|v| f(v, &gain))?;
+            agree("dgain", &dgain, &gain, &|gain| f(&v, gain))?;
+        }
+
+        let (a, b) = (parameters(seed ^ 2, shape[dim]), parameters(seed ^ 3, size / shape[dim]));
+        let (.., sigma) = reference::spectral_norm(&v, &shape, dim, &a, &b, 0, 0.0);
+        if sigma.abs() > 0.3 {
+            let dweight = reference::spectral_norm_backward(&dw, &v, &shape, dim, (&a, &b, sigma));
+            agree("dweight", &dweight, &v, &|v| loss(&reference::spectral_norm(v, &shape, dim, &a, &b, 0, 0.0).0))?;
+        }
+    }
+}
+
+/// Power iteration finds the largest singular value of a diagonal matrix.
+#[test]
+fn sigma_of_a_diagonal_matrix() {
+    let shape = [3, 4];
+    let diagonal = |i: usize| if i / 4 == i % 4 { [2.0, -5.0, 3.0][i / 4] } else { 0.0 };
+    let weight = Array::<f64>::new(&shape, &Layout::dense(2), diagonal);
+    for dim in 0..2 {
+        let (u, v) = (vec![1.0; shape[dim]], vec![1.0; shape[1 - dim]]);
+        let mut w = Array::<f64>::output(&shape, &Layout::dense(2));
+        let of = normkit::spectral_norm(&weight.tensor(), dim, &u, &v, 60, 1e-12, &mut w.tensor_mut()).expect("valid");
+        assert!((of.sigma - 5.0).abs() < 1e-14 && (of.u[1].abs() - 1.0).abs() < 1e-14);
+        assert!((w.logical()[5] + 1.0).abs() < 1e-14);
+    }
+}
+
+fn row<E: Float>(values: &[f64]) -> Array<E> {
+    Array::new(&[1, values.len()], &Layout::dense(2), |i| values[i])
+}
+
+/// Norms whose squares leave the type that they are taken of.
+#[test]
+fn squares_out_of_range() {
+    fn check<E: Float>(unit: f64) {
+        let v = row::<E>(&[1.0, -2.0, 3.0, -4.0].map(|x| x * unit));
+        let exact: Vec<f64> = v.logical();
+        let norm = (exact.iter().map(|x| x / unit * (x / unit)).sum::<f64>()).sqrt();
+        let mut w = Array::<E>::output(&v.shape, &Layout::dense(2));
+        let norms = normkit::weight_norm(&v.tensor(), Some(0), &[2.0], &mut w.tensor_mut()).expect("valid");
+        let wide = 4.0 * f64::EPSILON;
+        assert!((norms[0] / unit - norm).abs() <= wide * norm, "{unit:e}: {norms:?}");
+        for (w, x) in w.logical().into_iter().zip(&exact) {
+            assert!((w - 2.0 * x / unit / norm).abs() <= E::ULP * w.abs() + wide, "{unit:e}: {w}");
+        }
+        let mut dv = Array::<E>::output(&v.shape, &Layout::dense(2));
+        let dw = row::<E>(&[1.0, 0.0, 0.0, 0.0]);
+        let dg =
+            normkit::weight_norm_backward(&dw.tensor(), &v.tensor(), Some(0), &[2.0], &norms, &mut dv.tensor_mut());
+        let hat = exact[0] / unit / norm;
+        assert!((dg.expect("valid")[0] - hat).abs() <= wide);
+        let expected = 2.0 / norm * (1.0 - hat * hat) / unit;
+        let expected = E::from_f64(expected).to_f64(); // beyond the type: infinite, or zero
+        assert!(dv.logical()[0] == expected || (dv.logical()[0] / expected - 1.0).abs() <= E::ULP + wide);
+
+        let mut w = Array::<E>::output(&v.shape, &Layout::dense(2));
+        let of = normkit::scaled_weight_standardization(&v.tensor(), None, 0.0, &mut w.tensor_mut()).expect("valid");
+        let mean = exact.iter().map(|x| x / unit).sum::<f64>() / 4.0;
+        let deviation = exact.iter().map(|x| (x / unit - mean).powi(2)).sum::<f64>().sqrt();
+        assert!((of.mean[0] / unit - mean).abs() <= wide && (of.rstd[0] * unit * deviation - 1.0).abs() <= wide);
+        for (w, x) in w.logical().into_iter().zip(&exact) {
+            assert!((w - (x / unit - mean) / deviation).abs() <= E::ULP * w.abs() + wide, "{unit:e}: {w}");
+        }
+
+        let mut w = Array::<E>::output(&v.shape, &Layout::dense(2));
+        let of = normkit::spectral_norm(&v.tensor(), 0, &[1.0], &[0.5; 4], 1, 0.0, &mut w.tensor_mut()).expect("valid");
+        assert!((of.sigma / unit - norm).abs() <= wide * norm, "{unit:e}: {of:?}");
+    }
+    [1e30, 1e-30, 1.0].into_iter().for_each(check::<f32>);
+    [1e200, 1e307, 1e-200, 1e-300, 1.0].into_iter().for_each(check::<f64>);
+}
+
+/// Zeros stay zeros, constants become zeros, and their gradients are finite.
+#[test]
+fn zeros_and_constants() {
+    fn check<E: Float>() {
+        let shape = [2, 3];
+        let dw = Array::<E>::new(&shape, &Layout::dense(2), |i| [1.0, -2.0, 4.0][i % 3]);
+        let zeros = Array::<E>::new(&shape, &Layout::dense(2), |_| 0.0);
+        let run = |f: &mut dyn FnMut(&mut Array<E>)| {
+            let mut out = Array::<E>::output(&shape, &Layout::dense(2));
+            f(&mut out);
+            out.logical()
+        };
+        let w = run(&mut |w| {
+            let norms = normkit::weight_norm(&zeros.tensor(), Some(0), &[1.0, 2.0], &mut w.tensor_mut());
+            assert_eq!(norms, Ok(vec![0.0; 2]));
+        });
+        let dv = run(&mut |dv| {
+            let (dw, v) = (dw.tensor(), zeros.tensor());
+            let dg = normkit::weight_norm_backward(&dw, &v, Some(0), &[1.0, 2.0], &[0.0; 2], &mut dv.tensor_mut());
+            assert_eq!(dg, Ok(vec![0.0; 2]));
+        });
+        assert!(w.iter().chain(&dv).all(|&x| x == 0.0));
+
+        let (u, v) = ([0.6, 0.8], [0.0, 1.0, 0.0]);
+        for iterations in [0, 1, 3] {
+            let of = SingularTriple { u: u.to_vec(), v: v.to_vec(), sigma: 0.0 };
+            let w = run(&mut |w| {
+                let found = normkit::spectral_norm(&zeros.tensor(), 0, &u, &v, iterations, 1e-12, &mut w.tensor_mut());
+                assert_eq!(found.as_ref(), Ok(&of));
+            });
+            let dweight = run(&mut |dweight| {
+                normkit::spectral_norm_backward(&dw.tensor(), &zeros.tensor(), 0, &of, &mut dweight.tensor_mut())
+                    .expect("valid");
+            });
+            assert!(w.iter().chain(&dweight).all(|&x| x == 0.0));
+        }
+
+        let constant = Array::<E>::new(&shape, &Layout::dense(2), |i| [0.1, -3.3e7][i / 3]);
+        for (eps, scale) in [(1e-4, 100.0), (0.0, 0.0)] {
+            let mut of = Standardized::default();
+            let w = run(&mut |w| {
+                of = normkit::scaled_weight_standardization(&constant.tensor(), None, eps, &mut w.tensor_mut())
+                    .expect("valid");
+            });
+            assert!(w.iter().all(|&x| x == 0.0), "{w:?}");
+            assert_eq!(of.rstd, [scale; 2]);
+            let dweight = run(&mut |dweight| {
+                let (dw, weight, to) = (dw.tensor(), constant.tensor(), &mut dweight.tensor_mut());
+                let dgain = normkit::scaled_weight_standardization_backward(&dw, &weight, None, eps, &of, to);
+                assert_eq!(dgain, Ok(vec![0.0; 2]));
+            });
+            // dw less its mean, 1.
+            assert_eq!(dweight, [0.0, -3.0, 3.0, 0.0, -3.0, 3.0].map(|x| x * scale));
+        }
+    }
+    check::<f32>();
+    check::<f64>();
+}
+
+#[test]
+fn nothing_at_all() {
+    for shape in [[0, 3], [2, 0]] {
+        let (mut out, g) = ([0.0f32; 0], vec![1.0; shape[0]]);
+        let empty = normkit::Tensor::<f32>::dense(&[], &shape).expect("fits");
+        let mut out = normkit::TensorMut::dense(&mut out, &shape).expect("fits");
+        let norms = normkit::weight_norm(&empty, Some(0), &g, &mut out);
+        assert_eq!(norms, Ok(vec![0.0; shape[0]]));
+        let dg = normkit::weight_norm_backward(&empty, &empty, Some(0), &g, &vec![0.0; shape[0]], &mut out);
+        assert_eq!(dg, Ok(vec![0.0; shape[0]]));
+        let of = normkit::spectral_norm(&empty, 0, &g, &vec![1.0; shape[1]], 2, 0.0, &mut out).expect("valid");
+        assert_eq!(of, SingularTriple { u: g.clone(), v: vec![1.0; shape[1]], sigma: 0.0 });
+        assert_eq!(normkit::spectral_norm_backward(&empty, &empty, 0, &of, &mut out), Ok(()));
+        let of = normkit::scaled_weight_standardization(&empty, Some(&g), 1e-4, &mut out).expect("valid");
+        assert_eq!(of.mean, vec![0.0; shape[0]]);
+        let dgain = normkit::scaled_weight_standardization_backward(&empty, &empty, Some(&g), 1e-4, &of, &mut out);
+        assert_eq!(dgain, Ok(vec![0.0; shape[0]]));
+    }
+}
+
+/// NaN and infinity stay in their row.
+#[test]
+fn contained() {
+    for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let v = Array::<f64>::new(&[3, 5], &Layout::dense(2), |i| if i == 7 { bad } else { normal(1, i) });
+        let mut w = Array::<f64>::output(&[3, 5], &Layout::dense(2));
+        let norms = normkit::weight_norm(&v.tensor(), Some(0), &[1.0; 3], &mut w.tensor_mut()).expect("valid");
+        assert!(!norms[1].is_finite() && norms[0].is_finite() && norms[2].is_finite());
+        let w = w.logical();
+        assert!(w[7].is_nan() && w[..5].iter().chain(&w[10..]).all(|x| x.is_finite()), "{w:?}");
+        let mut w = Array::<f64>::output(&[3, 5], &Layout::dense(2));
+        normkit::scaled_weight_standardization(&v.tensor(), None, 1e-4, &mut w.tensor_mut()).expect("valid");
+        let w = w.logical();
+        assert!(w[5..10].iter().all(|x| x.is_nan()) && w[..5].iter().chain(&w[10..]).all(|x| x.is_finite()), "{w:?}");
+    }
+}
+
+#[test]
+fn wrong_arguments_write_nothing() {
+    let layout = Layout::dense(2);
+    let (v, other) = (Array::<f32>::new(&[2, 3], &layout, |i| i as f64), Array::<f32>::new(&[3, 2], &layout, |_| 1.0));
+    let mut out = Array::<f32>::output(&[2, 3], &layout);
+    let mut narrow = Array::<f32>::output(&[2, 2], &layout);
+    let of = Standardized { mean: vec![0.0; 2], rstd: vec![1.0; 2] };
+    let triple = |u: usize, v: usize| SingularTriple { u: vec![1.0; u], v: vec![1.0; v], sigma: 1.0 };
+    let one = Array::<f32>::new(&[6], &Layout::dense(1), |_| 1.0);
+    let mut to_one = Array::<f32>::output(&[6], &Layout::dense(1));
+    let (two, three) = ([1.0; 2], [1.0; 3]);
+    {
+        let (v, other, one) = (&v.tensor(), &other.tensor(), &one.tensor());
+        let mut found = Vec::new();
+        let mut argument = |error: normkit::Error| found.push(error.argument);
+        {
+            let out = &mut out.tensor_mut();
+            argument(normkit::weight_norm(v, Some(2), &two, out).expect_err("dim"));
+            argument(normkit::weight_norm(v, Some(0), &three, out).expect_err("g"));
+            argument(normkit::weight_norm(v, None, &two, out).expect_err("g"));
+            argument(normkit::weight_norm(v, Some(0), &two, &mut narrow.tensor_mut()).expect_err("out"));
+            argument(normkit::weight_norm_backward(other, v, Some(0), &two, &two, out).expect_err("dw"));
+            argument(normkit::weight_norm_backward(v, v, Some(0), &two, &three, out).expect_err("norms"));
+            argument(normkit::spectral_norm(v, 2, &two, &three, 1, 0.0, out).expect_err("dim"));
+            argument(normkit::spectral_norm(v, 0, &three, &three, 1, 0.0, out).expect_err("u"));
+            argument(normkit::spectral_norm(v, 0, &two, &two, 1, 0.0, out).expect_err("v"));
+            argument(normkit::spectral_norm(v, 0, &two, &three, 1, f64::NAN, out).expect_err("eps"));
+            argument(normkit::spectral_norm_backward(other, v, 0, &triple(2, 3), out).expect_err("dw"));
+            argument(normkit::spectral_norm_backward(v, v, 0, &triple(3, 3), out).expect_err("u"));
+            argument(normkit::scaled_weight_standardization(v, Some(&three), 0.0, out).expect_err("gain"));
+            argument(normkit::scaled_weight_standardization(v, None, -1.0, out).expect_err("eps"));
+            let backward = normkit::scaled_weight_standardization_backward;
+            argument(backward(other, v, None, 0.0, &of, out).expect_err("dw"));
+            argument(backward(v, v, None, 0.0, &Standardized::default(), out).expect_err("mean"));
+        }
+        argument(normkit::scaled_weight_standardization(one, None, 0.0, &mut to_one.tensor_mut()).expect_err("weight"));
+        let expected = "dim g g out dw norms dim u v eps dw u gain eps dw mean weight";
+        assert_eq!(found.join(" "), expected);
+    }
+    assert!(out.is_untouched() && narrow.is_untouched() && to_one.is_untouched());
+}
+
+/// dv may be written over dw.
+#[test]
+fn in_place() {
+    let shape = [7, 5, 3];
+    let layout = Layout::dense(3);
+    let v = Array::<f32>::new(&shape, &layout, |i| normal(1, i));
+    let g = parameters(1, 5);
+    let fresh = || Array::<f32>::new(&shape, &layout, |i| normal(2, i));
+    let (u, r) = (parameters(2, 5), parameters(3, 21));
+    let triple = SingularTriple { u, v: r, sigma: 1.5 };
+    let of = Standardized { mean: parameters(4, 7), rstd: vec![0.7; 7] };
+    type Backward<'a> = &'a dyn Fn(&normkit::Tensor<f32>, &mut normkit::TensorMut<f32>) -> Vec<f64>;
+    let weight_norm: Backward = &|dw, out| {
+        normkit::weight_norm_backward(dw, &v.tensor(), Some(1), &g, &g.iter().map(|g| g.abs()).collect::<Vec<_>>(), out)
+            .expect("valid")
+    };
+    let spectral_norm: Backward = &|dw, out| {
+        normkit::spectral_norm_backward(dw, &v.tensor(), 1, &triple, out).expect("valid");
+        vec![]
+    };
+    let standardization: Backward = &|dw, out| {
+        normkit::scaled_weight_standardization_backward(dw, &v.tensor(), None, 1e-4, &of, out).expect("valid")
+    };
+    for backward in [weight_norm, spectral_norm, standardization] {
+        let mut apart = Array::<f32>::output(&shape, &layout);
+        let expected = backward(&fresh().tensor(), &mut apart.tensor_mut());
+        let mut same = fresh();
+        let (from, mut to) = same.in_place();
+        let found = backward(&from, &mut to);
+        assert_eq!((same.bits(), found), (apart.bits(), expected));
+    }
+}
+
+/// Every result on one weight, as bits.
+fn all_bits<E: Float>(shape: &[usize], dim: usize, layout: &Layout) -> Vec<u64> {
+    let weight = Array::<E>::new(shape, layout, |i| 0.5 + normal(1, i));
+    let dw = Array::<E>::new(shape, layout, |i| normal(2, i));
+    let (w, d) = (weight.tensor(), dw.tensor());
+    let mut all = Vec::new();
+    let mut keep = |f: &mut dyn FnMut(&mut Array<E>) -> Vec<f64>| {
+        let mut out = Array::<E>::output(shape, layout);
+        let numbers = f(&mut out);
+        all.extend(out.bits());
+        all.extend(numbers.iter().map(|x| x.to_bits()));
+    };
+    let (rows, size) = (shape[dim], shape.iter().product::<usize>());
+    let g = parameters(3, rows);
+    let mut norms = Vec::new();
+    keep(&mut |out| {
+        norms = normkit::weight_norm(&w, Some(dim), &g, &mut out.tensor_mut()).expect("valid");
+        norms.clone()
+    });
+    keep(&mut |out| {
+        normkit::weight_norm_backward(&d, &w, Some(dim), &g, &norms, &mut out.tensor_mut()).expect("valid")
+    });
+    keep(&mut |out| normkit::weight_norm(&w, None, &[2.0], &mut out.tensor_mut()).expect("valid"));
+    let mut triple = SingularTriple::default();
+    keep(&mut |out| {
+        let v = parameters(4, size / rows);
+        triple = normkit::spectral_norm(&w, dim, &g, &v, 2, 1e-12, &mut out.tensor_mut()).expect("valid");
+        [&triple.u[..], &triple.v, &[triple.sigma]].concat()
+    });
+    keep(&mut |out| {
+        normkit::spectral_norm_backward(&d, &w, dim, &triple, &mut out.tensor_mut()).expect("valid");
+        vec![]
+    });
+    let gain = parameters(5, shape[0]);
+    let mut of = Standardized::default();
+    keep(&mut |out| {
+        of = normkit::scaled_weight_standardization(&w, Some(&gain), 1e-4, &mut out.tensor_mut()).expect("valid");
+        [&of.mean[..], &of.rstd].concat()
+    });
+    keep(&mut |out| {
+        let to = &mut out.tensor_mut();
+        normkit::scaled_weight_standardization_backward(&d, &w, Some(&gain), 1e-4, &of, to).expect("valid")
+    });
+    all
+}
+
+/// For every number of threads and every instruction set; large enough for several tasks and chunks.
+#[test]
+fn same_bits() {
+    fn check<E: Float>(shape: &[usize], dim: usize, layout: &Layout) {
+        let mut first = None;
+        for isa in Isa::available() {
+            for threads in [1, 2, 3, 7] {
+                let _lock = configure(threads, isa);
+                let found = all_bits::<E>(shape, dim, layout);
+                let first = first.get_or_insert_with(|| found.clone());
+                assert!(*first == found, "{shape:?} on {dim}: {threads} threads on {}", isa.name());
+            }
+        }
+    }
+    let dense = |rank| Layout::dense(rank);
+    check::<f32>(&[64, 400, 3, 3], 0, &dense(4));
+    check::<f32>(&[400, 64, 3, 3], 1, &dense(4));
+    check::<f64>(&[300, 700], 1, &dense(2));
+    check::<f64>(&[2, 150_000], 0, &dense(2));
+    check::<f32>(&[150_000, 2], 0, &Layout { step: vec![1, 2], lead: 3, ..dense(2) });
+    check::<f32>(&[17, 5, 3], 2, &dense(3));
+}
