@@ -4,7 +4,7 @@ use normkit::{Used, rstd};
 use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, describe, type_error, value_error};
-use crate::arrays::{Array, Channels, Parameter, Running, statistics, with_element};
+use crate::arrays::{Array, Channels, Parameter, Running, overlaps, statistics, with_element};
 use crate::batch::{check_variances, gradient, inference, input};
 
 /// What the backward pass of a batch renorm needs: references to x and the parameters, and the statistics.
@@ -26,6 +26,8 @@ pub(crate) struct BatchRenormCache {
     r: Vec<f64>,
     d: Vec<f64>,
     frozen: bool,
+    /// y has been written over x.
+    overwritten: bool,
 }
 
 #[pymethods]
@@ -79,7 +81,7 @@ impl BatchRenormCache {
 ///     The channel axis of x.
 /// running_var_ddof : 0 or 1
 /// out : array like x, optional
-///     Where to write y; it must not overlap x.
+///     Where to write y; in training it must not overlap x, otherwise it may be x itself, but then there is no dweight.
 ///
 /// Returns
 /// -------
@@ -173,7 +175,11 @@ pub(crate) fn batch_renorm<'py>(
     ];
     let scale = weight.as_ref().map(|p| &p.values[..]);
     let shift = bias.as_ref().map(|p| &p.values[..]);
-    let y = Array::output(NAME, &out, &x, None, &others)?;
+    let y = if training {
+        Array::output(NAME, &out, &x, None, &others)?
+    } else {
+        Array::output(NAME, &out, &x, Some(("x", &x)), &others[1..])?
+    };
     let (y, mean, rstd, r, d) = if training {
         let bounds = normkit::Bounds { r: r_max, d: d_max };
         let (means, vars) = (&running.mean.values, &running.var.values);
@@ -197,8 +203,9 @@ pub(crate) fn batch_renorm<'py>(
         let count = means.len();
         (y, means, rstds, vec![1.0; count], vec![0.0; count])
     };
+    let overwritten = overlaps(&x.object, y.cast()?)?;
     let x = x.object.into_any().unbind();
-    Ok((y, BatchRenormCache { x, weight, bias, axis, mean, rstd, r, d, frozen: !training }))
+    Ok((y, BatchRenormCache { x, weight, bias, axis, mean, rstd, r, d, frozen: !training, overwritten }))
 }
 
 /// Gradients of batch renormalization.
@@ -253,6 +260,10 @@ pub(crate) fn batch_renorm_backward<'py>(
         return Err(type_error(NAME, "cache", "be the cache of batch_renorm", describe(cache)));
     };
     let cache = cache.get();
+    if cache.overwritten && cache.weight.is_some() {
+        let expected = "still have its x, which dweight needs (give batch_renorm another out)";
+        return Err(value_error(NAME, "cache", expected, "one whose x was overwritten by out=x"));
+    }
     let x = Array::input(NAME, "x", cache.x.bind(py))?;
     let dy = gradient(NAME, dy, &x)?;
     let dx = Array::output(NAME, &out, &x, Some(("dy", &dy)), &[("x", Some(&x.given))])?;

@@ -57,6 +57,8 @@ pub struct Scale<T>(pub(crate) T);
 pub trait Coefficients<T: Real, const K: usize, const J: usize>: Copy + Send + Sync {
     /// Fills arrays before the rule does.
     const NONE: Self;
+    /// Whether the code is long, so that one copy of it is enough.
+    const HEAVY: bool = false;
     /// The coefficients of a cell, in order.
     fn coefficients(self) -> [T; J];
     /// The output.
@@ -66,6 +68,12 @@ pub trait Coefficients<T: Real, const K: usize, const J: usize>: Copy + Send + S
     fn second<S: Simd<T>>(self, _s: S, operands: [S::V; K], _coefficients: [S::V; J]) -> S::V {
         operands[0]
     }
+}
+
+/// A closure can only be told to inline where it is an argument.
+#[inline(always)]
+fn inlined<V, const K: usize, const J: usize>(f: impl Fn([V; K], [V; J]) -> V) -> impl Fn([V; K], [V; J]) -> V {
+    f
 }
 
 /// The first or the second output.
@@ -95,15 +103,19 @@ pub(crate) fn apply_rows<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K:
     for j in 0..J {
         coefficients[j] = s.splat(values[j]);
     }
-    map(
-        s,
-        tiles,
-        [],
-        out,
-        stream,
-        #[inline(always)]
-        |operands, []| output(s, cell, second, operands, coefficients),
-    );
+    if B::HEAVY {
+        let f = inlined(
+            #[inline(always)]
+            |operands, []| output(s, cell, second, operands, coefficients),
+        );
+        map::<T, S, K, 0, true>(s, tiles, [], out, stream, f);
+    } else {
+        let f = inlined(
+            #[inline(always)]
+            |operands, []| output(s, cell, second, operands, coefficients),
+        );
+        map::<T, S, K, 0, false>(s, tiles, [], out, stream, f);
+    }
 }
 
 /// A block of columns; `along` are the coefficients by column, `like` any of the cells.
@@ -117,15 +129,19 @@ pub(crate) fn apply_columns<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const
     second: bool,
     stream: bool,
 ) {
-    map(
-        s,
-        tiles,
-        along,
-        out,
-        stream,
-        #[inline(always)]
-        |operands, coefficients| output(s, like, second, operands, coefficients),
-    );
+    if B::HEAVY {
+        let f = inlined(
+            #[inline(always)]
+            |operands, coefficients| output(s, like, second, operands, coefficients),
+        );
+        map::<T, S, K, J, true>(s, tiles, along, out, stream, f);
+    } else {
+        let f = inlined(
+            #[inline(always)]
+            |operands, coefficients| output(s, like, second, operands, coefficients),
+        );
+        map::<T, S, K, J, false>(s, tiles, along, out, stream, f);
+    }
 }
 
 /// (x − mean)·scale + shift
@@ -154,6 +170,7 @@ pub struct Fused<T> {
 }
 
 impl<T: Real, const K: usize> Coefficients<T, K, 3> for Fused<T> {
+    const HEAVY: bool = true;
     const NONE: Self = Fused { cell: Affine::EMPTY, activation: Activation::Identity };
     #[inline(always)]
     fn coefficients(self) -> [T; 3] {
@@ -228,6 +245,7 @@ pub struct GradFused<T> {
 }
 
 impl<T: Real, const K: usize> Coefficients<T, K, 7> for GradFused<T> {
+    const HEAVY: bool = true;
     const NONE: Self = GradFused {
         grad: GradAffine::NONE,
         scale: T::ZERO,

@@ -6,6 +6,8 @@ use crate::simd::{Real, Simd};
 
 /// A gradient as kernels see it, from the operands of an element. The first operand is x, the second dy.
 pub(crate) trait Flow<T: Real, const K: usize>: Copy {
+    /// Whether the code is long, so that few copies of it are enough.
+    const HEAVY: bool = false;
     /// From vectors; `along` is the cell.
     fn vector<S: Simd<T>>(self, s: S, operands: [S::V; K], along: Affine<S::V>) -> S::V;
     /// From single elements, in float64.
@@ -40,6 +42,7 @@ impl<T: Real> Flow<T, 2> for Plain {
 pub(crate) struct Through(pub(crate) Activation);
 
 impl<T: Real, const K: usize> Flow<T, K> for Through {
+    const HEAVY: bool = true;
     #[inline(always)]
     fn vector<S: Simd<T>>(self, s: S, operands: [S::V; K], along: Affine<S::V>) -> S::V {
         pulled(s, self.0, operands, [along.mean, along.scale, along.shift])

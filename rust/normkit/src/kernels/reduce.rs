@@ -340,7 +340,7 @@ pub(crate) fn gradient_rows<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize>(
             [dz, s.mul(dz, flow.deviation(s, operands, along))]
         },
     );
-    if sum.is_finite() && (trusted::<T>(dot) || (dot == 0.0 && vanishes(s, tiles, fill, along, flow))) {
+    if sum.is_finite() && (trusted::<T>(dot) || (dot == 0.0 && vanishes(s, tiles, fill, cell, along, flow))) {
         GradSums { dy: sum, dot }
     } else {
         gradient_wide(elements(tiles, 0..tiles[0].len()), cell, flow)
@@ -353,9 +353,14 @@ fn vanishes<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize>(
     s: S,
     tiles: [Tile<T>; K],
     fill: [T; K],
+    cell: Affine<T>,
     along: Affine<S::V>,
     flow: F,
 ) -> bool {
+    if F::HEAVY {
+        let all = || elements(tiles, 0..tiles[0].len());
+        return all().all(|of| flow.wide(of, cell) == 0.0) || all().all(|of| flow.wide_deviation(of, cell) == 0.0);
+    }
     let lift = s.splat(T::LIFT);
     let [dz, d] = lanes(
         s,

@@ -218,9 +218,9 @@ fn inlined<V>(f: impl Fn(usize, usize) -> V) -> impl Fn(usize, usize) -> V {
 }
 
 /// `out = f(tiles, along)`, element by element; `along[j]` are parameters of the columns. `stream` stores past the
-/// caches. An input may be the output's memory.
+/// caches. An input may be the output's memory. `HEAVY`: `f` is long, and worth one copy of its code only.
 #[inline(always)]
-pub(crate) fn map<T: Real, S: Simd<T>, const K: usize, const J: usize>(
+pub(crate) fn map<T: Real, S: Simd<T>, const K: usize, const J: usize, const HEAVY: bool>(
     s: S,
     tiles: [Tile<T>; K],
     along: [&[T]; J],
@@ -249,7 +249,7 @@ pub(crate) fn map<T: Real, S: Simd<T>, const K: usize, const J: usize>(
             let mut i = 0;
             let width = if stream { LINE } else { S::N * size_of::<T>() };
             let past = to.addr() % width;
-            if (stream || len >= PEEL) && past != 0 && past.is_multiple_of(size_of::<T>()) {
+            if !HEAVY && (stream || len >= PEEL) && past != 0 && past.is_multiple_of(size_of::<T>()) {
                 // A store across two lines costs as much as two; a streamed one must not.
                 let head = ((width - past) / size_of::<T>()).min(len);
                 while i < head {
@@ -258,7 +258,7 @@ pub(crate) fn map<T: Real, S: Simd<T>, const K: usize, const J: usize>(
                     i += n;
                 }
             }
-            if stream && to.add(i).addr().is_multiple_of(LINE) {
+            if !HEAVY && stream && to.add(i).addr().is_multiple_of(LINE) {
                 let line = LINE / size_of::<T>();
                 while i + 2 * line <= len {
                     let mut j = 0;
@@ -269,7 +269,7 @@ pub(crate) fn map<T: Real, S: Simd<T>, const K: usize, const J: usize>(
                     i += 2 * line;
                 }
             }
-            while i + 4 * S::N <= len {
+            while !HEAVY && i + 4 * S::N <= len {
                 for u in 0..4 {
                     s.store(to.add(i + u * S::N), value(i + u * S::N, S::N));
                 }
