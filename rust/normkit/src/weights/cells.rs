@@ -2,13 +2,14 @@
 
 use crate::element::Element;
 use crate::error::{Result, zeros};
+use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, GradAffine};
 use crate::kernels::reduce::{GradSums, MomentSums};
-use crate::layout::grid;
+use crate::layout::{Grid, grid};
 use crate::moments::Moments;
 use crate::norms::{isa, plan};
 use crate::parallel::Slots;
-use crate::pass::{Application, Pass, Passes, Reduction, Rule};
+use crate::pass::{Application, OfAffine, Pass, Passes, Reduction, SumsOf};
 use crate::plan::Work;
 use crate::simd::Real;
 use crate::tensor::{Tensor, TensorMut};
@@ -17,6 +18,20 @@ use crate::view::{Input, Output};
 /// Cells for each position of the axes that are kept.
 fn count(shape: &[usize], kept: &[bool]) -> usize {
     shape.iter().zip(kept).filter(|&(_, kept)| *kept).map(|(n, _)| n).product()
+}
+
+/// What is reduced: nothing but elements, about these means.
+fn reduction<'a, const K: usize>(
+    grid: Grid,
+    inputs: [Input<'a, f64>; K],
+    known: &'a (dyn Fn(usize) -> Affine<f64> + Sync),
+) -> Reduction<'a, f64, K> {
+    Reduction { grid, inputs, known, activation: Activation::Identity, mask: None, ahead: None }
+}
+
+/// A mean of zero.
+fn zero(_cell: usize) -> Affine<f64> {
+    Affine::EMPTY
 }
 
 /// The moments of each cell.
@@ -33,7 +48,7 @@ fn moments<E: Element>(x: &Tensor<E>, kept: &[bool]) -> Result<Vec<Moments>> {
             mean.set(t, m.mean);
             m2.set(t, m.m2);
         };
-        let reduce = Reduction { grid, inputs: [Input::new(x, &from)], means: &[], shared: 1, ahead: None };
+        let reduce = reduction(grid, [Input::new(x, &from)], &zero);
         let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
         let read = x.size() * size_of::<E>();
         Passes::forward(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }));
@@ -103,9 +118,8 @@ pub(super) fn dots<E: Element, F: Element>(x: &Tensor<E>, y: &Tensor<F>, kept: &
     if x.size() > 0 {
         let (grid, [from, along]) = grid(&x.shape, kept, [&x.strides, &y.strides]);
         let slots = Slots::new(&mut dots);
-        let rule = |t: usize, sums: &[GradSums], _: &mut [GradAffine<f64>]| slots.set(t, sums[0].dot);
-        let inputs = [Input::new(x, &from), Input::new(y, &along)];
-        let reduce = Reduction { grid, inputs, means: &[], shared: 1, ahead: None };
+        let rule = |t: usize, of: &[SumsOf<OfAffine>], _: &mut [GradAffine<f64>]| slots.set(t, of[0].sums.dot);
+        let reduce = reduction(grid, [Input::new(x, &from), Input::new(y, &along)], &zero);
         let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
         let read = x.size() * (size_of::<E>() + size_of::<F>());
         Passes::backward(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }));
@@ -124,7 +138,8 @@ pub(super) fn affine<E: Element, F: Element>(
     if x.size() > 0 {
         let (grid, [from, to]) = grid(&x.shape, kept, [&x.strides, &out.strides]);
         let (read, written) = (x.size() * size_of::<E>(), x.size() * size_of::<F>());
-        let apply = Application { grid, inputs: [Input::new(x, &from)], out: Output::new(out, &to) };
+        let (inputs, out) = ([Input::new(x, &from)], Output::new(out, &to));
+        let apply = Application { grid, inputs, out, second: None, mask: None };
         Passes::affine(&apply, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written }), cells);
     }
     Ok(())
@@ -141,9 +156,9 @@ pub(super) struct Cells<'t, 'a, E> {
 pub(super) fn backward<E: Element, F: Element, G: Element, H: Element>(
     dy: &Tensor<G>,
     x: Cells<E>,
-    means: &[f64],
+    means: Option<&[f64]>,
     z: Cells<F>,
-    rule: Rule<GradSums, GradAffine<f64>>,
+    rule: impl Fn(usize, GradSums, &mut [GradAffine<f64>]) + Sync,
     dx: &mut TensorMut<H>,
 ) -> Result<()> {
     let isa = isa()?;
@@ -151,13 +166,14 @@ pub(super) fn backward<E: Element, F: Element, G: Element, H: Element>(
         return Ok(());
     }
     let (reduced, [from, along]) = grid(&dy.shape, x.kept, [&x.of.strides, &dy.strides]);
-    let inputs = [Input::new(x.of, &from), Input::new(dy, &along)];
-    let reduce = Reduction { grid: reduced, inputs, means, shared: 1, ahead: None };
+    let known = |t: usize| means.map_or(Affine::EMPTY, |means| Affine::new(means[t], 0.0, 0.0));
+    let reduce = reduction(reduced, [Input::new(x.of, &from), Input::new(dy, &along)], &known);
     let (applied, [from, along, to]) = grid(&dy.shape, z.kept, [&z.of.strides, &dy.strides, &dx.strides]);
-    let inputs = [Input::new(z.of, &from), Input::new(dy, &along)];
-    let apply = Some(Application { grid: applied, inputs, out: Output::new(dx, &to) });
+    let (inputs, out) = ([Input::new(z.of, &from), Input::new(dy, &along)], Output::new(dx, &to));
+    let apply = Some(Application { grid: applied, inputs, out, second: None, mask: None });
     let cells = applied.statistics() / reduced.statistics();
-    let pass = Pass { reduce, parts: 1, apply, cells, samples: 1, rule };
+    let rule = |t: usize, of: &[SumsOf<OfAffine>], cells: &mut [GradAffine<f64>]| rule(t, of[0].sums, cells);
+    let pass = Pass { reduce, parts: 1, apply, cells, samples: 1, rule: &rule };
     let (read, written) = (dy.size() * (size_of::<E>() + size_of::<G>()), dy.size() * size_of::<H>());
     Passes::backward(&pass, isa, &plan(&Work { grid: reduced, parts: 1, samples: 1, read, written }));
     Ok(())

@@ -128,13 +128,13 @@ pub fn spectral_norm_backward<E: Element, G: Element>(
     check_shape("dw", &dw.shape, "weight", &weight.shape)?;
     check_shape("out", &dweight.shape, "weight", &weight.shape)?;
     let whole = vec![false; weight.shape.len()];
-    let rule = |_: usize, sums: &[GradSums], cells: &mut [GradAffine<f64>]| {
-        let dot = over(sums[0].dot, *sigma);
+    let rule = |_: usize, sums: GradSums, cells: &mut [GradAffine<f64>]| {
+        let dot = over(sums.dot, *sigma);
         for (cell, u) in cells.iter_mut().zip(u) {
             *cell = GradAffine::new(0.0, 1.0, over(1.0, *sigma), over(-dot * u, *sigma), 0.0);
         }
     };
     let v = matrix.along(&matrix.columns, v)?;
     let (x, z) = (Cells { of: weight, kept: &whole }, Cells { of: &v, kept: &matrix.rows });
-    backward(dw, x, &[], z, &rule, dweight)
+    backward(dw, x, None, z, rule, dweight)
 }

@@ -84,15 +84,15 @@ pub fn scaled_weight_standardization_backward<E: Element, G: Element>(
     let held = rstd(0.0, eps);
     let mut dgain = zeros(channels)?;
     let slots = Slots::new(&mut dgain);
-    let rule = |t: usize, sums: &[GradSums], cells: &mut [GradAffine<f64>]| {
+    let rule = |t: usize, sums: GradSums, cells: &mut [GradAffine<f64>]| {
         let rstd = of.rstd[t];
-        let dot = sums[0].dot * rstd;
+        let dot = sums.dot * rstd;
         slots.set(t, dot);
         let a = gain.map_or(1.0, |gain| gain[t]) * rstd;
         let b = if rstd == held { 0.0 } else { -a * dot };
-        cells[0] = GradAffine::new(of.mean[t], rstd, a, b, -a * sums[0].dy / count);
+        cells[0] = GradAffine::new(of.mean[t], rstd, a, b, -a * sums.dy / count);
     };
     let cells = || Cells { of: weight, kept: &kept };
-    backward(dw, cells(), &of.mean, cells(), &rule, dweight)?;
+    backward(dw, cells(), Some(&of.mean), cells(), rule, dweight)?;
     Ok(dgain)
 }

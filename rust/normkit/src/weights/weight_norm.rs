@@ -48,12 +48,12 @@ pub fn weight_norm_backward<E: Element, G: Element>(
     check_shape("out", &dv.shape, "v", &v.shape)?;
     let mut dg = zeros(g.len())?;
     let slots = Slots::new(&mut dg);
-    let rule = |t: usize, sums: &[GradSums], cells: &mut [GradAffine<f64>]| {
-        let (dg, a) = (over(sums[0].dot, norms[t]), over(g[t], norms[t]));
+    let rule = |t: usize, sums: GradSums, cells: &mut [GradAffine<f64>]| {
+        let (dg, a) = (over(sums.dot, norms[t]), over(g[t], norms[t]));
         slots.set(t, dg);
         cells[0] = GradAffine::new(0.0, over(1.0, norms[t]), a, -a * dg, 0.0);
     };
     let cells = || Cells { of: v, kept: &kept };
-    backward(dw, cells(), &[], cells(), &rule, dv)?;
+    backward(dw, cells(), None, cells(), rule, dv)?;
     Ok(dg)
 }
