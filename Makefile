@@ -7,7 +7,7 @@ export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 
 SOURCES := Cargo.toml Cargo.lock pyproject.toml .cargo/config.toml $(shell find rust python -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test lint format bench wheel clean
+.PHONY: demo demo-mpi demo-dask demo-precise test lint format bench wheel clean
 .DEFAULT_GOAL := test
 
 $(BIN)/python:
@@ -24,6 +24,18 @@ $(VENV)/.installed-%: $(SOURCES) | $(BIN)/python
 # The main job: two trainings on real images, with tables and plots in out/.
 demo: $(VENV)/.installed-examples
 	$(BIN)/python examples/demo.py $(ARGS)
+
+# Data-parallel training with SyncBatchNorm: 3 MPI ranks beside 1, with a table and a plot in out/.
+demo-mpi: $(VENV)/.installed-examples
+	$(BIN)/python examples/data_parallel.py $(ARGS)
+
+# Moments of an array on disk by dask workers with little memory, with a table and a plot in out/.
+demo-dask: $(VENV)/.installed-examples
+	$(BIN)/python examples/out_of_core.py $(ARGS)
+
+# What precise batch-norm statistics change, beside the moving average, with a table and a plot in out/.
+demo-precise: $(VENV)/.installed-examples
+	$(BIN)/python examples/precise_bn.py $(ARGS)
 
 # All tests: the core crate's, then the Python package's.
 test: $(VENV)/.installed-dev

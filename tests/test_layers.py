@@ -1,4 +1,4 @@
-"""Layers: parameters, gradients, modes, state; their arithmetic is that of the functions."""
+"""Layers: parameters, gradients, modes, state. What all of them promise, on every row of the table."""
 
 import copy
 import pickle
@@ -8,39 +8,45 @@ import pytest
 
 import checks
 import normkit as nk
-import reference
-from cases import DTYPES, values
-
-LAYERS = {
-    "BatchNorm": lambda **kw: nk.BatchNorm(6, **kw),
-    "GroupNorm": lambda **kw: nk.GroupNorm(3, 6, **kw),
-}
+from cases import DTYPES
+from layer_cases import LAYERS, SHAPE, data, randomize
+from test_gradients import TOLERANCE, numerical
 
 
 @pytest.fixture(params=LAYERS)
-def make(request):
+def row(request):
     return LAYERS[request.param]
 
 
-def data(dtype=np.float32, seed=0):
-    i = values((4, 6, 5, 3), np.dtype(dtype), seed=seed)
-    return i.x, i.dy
+@pytest.fixture
+def make(row):
+    return row.build
 
 
-def randomize(layer, seed=1):
-    rng = np.random.default_rng(seed)
-    for p in layer.params.values():
-        p[...] = rng.uniform(0.5, 2, p.shape)
-    return layer
+def same_state(layer, state):
+    found = layer.state_dict()
+    assert list(found) == list(state)
+    for name, value in found.items():
+        assert checks.same_bits(value, state[name]), name
 
 
-def test_starts_as_the_identity_affine(make):
-    layer = make()
-    assert set(layer.params) == set(layer.grads) == {"weight", "bias"}
+# --- parameters and state --------------------------------------------------------------------------------------------
+
+
+def test_starts_as_the_identity_affine(row):
+    layer = row.build()
+    assert tuple(layer.params) == tuple(layer.grads) == row.parameters
     assert (layer.params["weight"] == 1).all()
-    assert (layer.params["bias"] == 0).all()
+    assert (layer.params.get("bias", np.zeros(1)) == 0).all()
     assert all((g == 0).all() for g in layer.grads.values())
+    assert layer.weight is layer.params["weight"]
+    assert layer.bias is layer.params.get("bias")
     assert layer.training is True
+
+
+def test_state_dict_has_pytorch_names(row):
+    assert tuple(row.build().state_dict()) == row.parameters + row.buffers
+    assert tuple(row.build(affine=False).state_dict()) == row.buffers
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -60,37 +66,23 @@ def test_without_affine_there_is_nothing_to_optimize(make):
     assert layer.params == layer.grads == {}
 
 
-def test_batch_norm_layer_is_the_function():
-    layer = randomize(nk.BatchNorm(6, eps=1e-3, momentum=0.3))
-    mean, var = np.zeros(6, np.float32), np.ones(6, np.float32)
-    for seed in range(3):
-        x, dy = data(seed=seed)
-        weight, bias = layer.params["weight"], layer.params["bias"]
-        y, cache = nk.batch_norm(x, weight, bias, mean, var, momentum=0.3, eps=1e-3)
-        assert checks.same_bits(layer(x), y)
-        dx, dweight, dbias = nk.batch_norm_backward(dy, cache)
-        assert checks.same_bits(layer.backward(dy), dx)
-        assert checks.same_bits(layer.grads["weight"], dweight)
-        assert checks.same_bits(layer.grads["bias"], dbias)
-        assert checks.same_bits(layer.running_mean, mean)
-        assert checks.same_bits(layer.running_var, var)
-        assert int(layer.num_batches_tracked) == seed + 1
+def test_repr_is_a_call_of_the_constructor(row):
+    """With the dtype's name as NumPy knows it, and constants that print as they are written."""
+    layer = row.build(eps=1e-3, dtype=np.float64)
+    twin = eval(repr(layer).replace("dtype=float64", "dtype='float64'"), vars(nk))
+    assert repr(twin) == repr(layer)
+    assert {n: p.shape for n, p in twin.state_dict().items()} == {n: p.shape for n, p in layer.state_dict().items()}
+    for x in (data(np.float64, seed)[0] for seed in range(2)):
+        assert checks.same_bits(twin(x), layer(x))
 
 
-def test_group_norm_layer_is_the_function_in_both_modes():
-    layer = randomize(nk.GroupNorm(3, 6, eps=1e-3))
-    x, dy = data()
-    y, cache = nk.group_norm(x, 3, layer.params["weight"], layer.params["bias"], eps=1e-3)
-    expected = nk.group_norm_backward(dy, cache)
-    for mode in (True, False):
-        layer.train(mode)
-        assert checks.same_bits(layer(x), y)
-        assert checks.same_bits(layer.backward(dy), expected.dx)
-        assert checks.same_bits(layer.grads["weight"], expected.dweight)
+# --- forward and backward --------------------------------------------------------------------------------------------
 
 
-def test_channels_last(make):
-    layer, last = randomize(make()), randomize(make(axis=-1))
+@pytest.mark.parametrize("name", [name for name, row in LAYERS.items() if row.takes_axis])
+def test_channels_last(name):
+    build = LAYERS[name].build
+    layer, last = randomize(build()), randomize(build(axis=-1))
     x, dy = data()
     moved = np.ascontiguousarray(np.moveaxis(x, 1, -1))
     # Another order of summation: a handful of roundings, of float32 values below 10.
@@ -99,27 +91,44 @@ def test_channels_last(make):
     np.testing.assert_allclose(np.moveaxis(dx, -1, 1), layer.backward(dy), rtol=0, atol=1e-5)
 
 
-def test_eval_uses_running_statistics_and_leaves_them():
-    layer = randomize(nk.BatchNorm(6))
-    layer(data()[0])
-    layer.eval()
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "BatchRenorm loose"])
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_by_finite_differences(name, training):
+    """Loose batch renorm is left out: no gradient flows through r and d, so it is not the derivative of y."""
+    layer = randomize(LAYERS[name].build(dtype=np.float64))
+    layer(data(np.float64, seed=1)[0])
+    layer.train(training)
+    x, dy = (a[:2] for a in data(np.float64))
+    layer(x)
+    found = {"x": layer.backward(dy)} | {name: grad.copy() for name, grad in layer.grads.items()}
+    for what, value in {"x": x, **layer.params}.items():
+        expected = numerical(lambda: float((dy * layer(x)).sum()), value)
+        np.testing.assert_allclose(found[what], expected, rtol=TOLERANCE, atol=TOLERANCE, err_msg=what)
+
+
+def test_train_and_eval(row):
+    """Eval leaves the state; without running statistics it computes what training does."""
+    layer = randomize(row.build())
+    for seed in range(2):
+        layer(data(seed=seed)[0])
+    x, dy = data(seed=5)
+    assert layer.eval() is layer
     assert layer.training is False
     state = layer.state_dict()
-    x, dy = data(seed=5)
-    y = layer(x)
-    expected, cache = nk.batch_norm(
-        x, layer.params["weight"], layer.params["bias"], layer.running_mean, layer.running_var, training=False
-    )
-    assert checks.same_bits(y, expected)
-    assert checks.same_bits(layer.backward(dy), nk.batch_norm_backward(dy, cache).dx)
-    for name, value in layer.state_dict().items():
-        assert checks.same_bits(value, state[name])
-    layer.train()
+    y, dx = layer(x), layer.backward(dy)
+    same_state(layer, state)
+    assert layer.train() is layer
     assert layer.training is True
+    again = layer(x)
+    assert checks.same_bits(layer.backward(dy), dx) == (not row.buffers)
+    assert row.buffers or checks.same_bits(again, y)
+    moved = {n for n, v in layer.state_dict().items() if not checks.same_bits(v, state[n])}
+    assert moved == set(row.buffers)
 
 
-def test_frozen_backward_is_an_affine_map():
-    layer = nk.BatchNorm(6, dtype=np.float64, eps=0.0).eval()
+@pytest.mark.parametrize("name", [name for name, row in LAYERS.items() if row.buffers])
+def test_frozen_backward_is_an_affine_map(name):
+    layer = LAYERS[name].build(dtype=np.float64, eps=0.0).eval()
     layer.running_var[...] = 4.0
     layer.params["weight"][...] = 3.0
     x, dy = data(np.float64)
@@ -127,27 +136,16 @@ def test_frozen_backward_is_an_affine_map():
     np.testing.assert_allclose(layer.backward(dy), 1.5 * dy, rtol=1e-15)
 
 
-def test_without_running_statistics_both_modes_use_the_batch():
-    layer = nk.BatchNorm(6, track_running_stats=False)
+def test_out_is_written_to(make):
+    layer = randomize(make(), 2)
     x, dy = data()
     y, dx = layer(x), layer.backward(dy)
-    layer.eval()
-    assert checks.same_bits(layer(x), y)
-    assert checks.same_bits(layer.backward(dy), dx)
-    assert set(layer.state_dict()) == {"weight", "bias"}
-
-
-def test_momentum_none_is_the_cumulative_average():
-    """The mean over batches of their means and unbiased variances; float64, a few roundings."""
-    layer = nk.BatchNorm(6, momentum=None, dtype=np.float64)
-    means, variances = [], []
-    for seed in range(4):
-        x, _ = data(np.float64, seed)
-        layer(x)
-        means.append(x.mean((0, 2, 3)))
-        variances.append(x.var((0, 2, 3), ddof=1))
-        np.testing.assert_allclose(layer.running_mean, np.mean(means, 0), rtol=1e-12, atol=1e-13)
-        np.testing.assert_allclose(layer.running_var, np.mean(variances, 0), rtol=1e-12)
+    twin, out = randomize(make(), 2), np.empty_like(x)
+    assert twin(x, out=out) is out
+    assert checks.same_bits(out, y)
+    gradient = dy.copy()
+    assert twin.backward(gradient, out=gradient) is gradient
+    assert checks.same_bits(gradient, dx)
 
 
 def test_gradients_overwrite_accumulate_and_reset_in_the_same_arrays(make):
@@ -170,31 +168,53 @@ def test_gradients_overwrite_accumulate_and_reset_in_the_same_arrays(make):
         assert (g == 0).all()
 
 
-def test_an_optimizer_may_hold_on_to_the_parameters(make):
+def test_an_optimizer_may_hold_on_to_the_arrays(make):
+    """Gradient descent on arrays taken before the first step: the loss falls, and the arrays stay the layer's own."""
+    layer = make(dtype=np.float64)
+    held = [(layer.params[name], layer.grads[name]) for name in layer.params]
+    x, target = data(np.float64)
+    losses = []
+    for _ in range(20):
+        error = layer(x) - target
+        losses.append(float(np.mean(error**2)))
+        layer.backward(2 * error / x[0, 0].size)
+        for parameter, gradient in held:
+            parameter -= 0.01 * gradient
+    assert losses[-1] < 0.99 * losses[0]
+    for name, (parameter, gradient) in zip(layer.params, held, strict=True):
+        assert layer.params[name] is parameter
+        assert layer.grads[name] is gradient
+
+
+def test_loading_a_state_keeps_the_arrays(make):
     """What is done to `params` in place is what the next forward uses, also after loading a state."""
     layer = make()
-    weight, bias = layer.params["weight"], layer.params["bias"]
-    x, _ = data()
+    held = dict(layer.params)
     layer.load_state_dict(randomize(make(), 7).state_dict())
-    assert layer.params["weight"] is weight
-    assert layer.params["bias"] is bias
-    weight[...] = 0
-    bias[...] = 5
-    assert (layer(x) == 5).all()
+    for name, parameter in held.items():
+        assert layer.params[name] is parameter
+        assert (parameter != (name == "weight")).all()
+        parameter[...] = 5 if name == "bias" else 0
+    assert (layer(data()[0]) == (5 if "bias" in held else 0)).all()
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-def test_backward_before_forward(make, reverse):
-    with pytest.raises((RuntimeError, ValueError), match=r"backward"):
-        make().train(not reverse).backward(data()[1])
+def test_a_replaced_parameter_is_used(make):
+    layer = make()
+    layer.weight = np.full(layer.params["weight"].shape, 0.0)
+    x, dy = data()
+    assert (layer(x) == 0).all()
+    layer.backward(dy)
+    assert layer.grads["weight"].dtype == np.float64
+    assert (layer.grads["weight"] != 0).any()
 
 
-def test_state_dict_has_pytorch_names():
-    assert set(nk.BatchNorm(3).state_dict()) == {
-        "weight", "bias", "running_mean", "running_var", "num_batches_tracked",
-    }  # fmt: skip
-    assert set(nk.GroupNorm(1, 3).state_dict()) == {"weight", "bias"}
-    assert set(nk.BatchNorm(3, affine=False).state_dict()) == {"running_mean", "running_var", "num_batches_tracked"}
+@pytest.mark.parametrize("training", [True, False])
+def test_backward_before_forward(make, training):
+    with pytest.raises(RuntimeError, match=r"backward"):
+        make().train(training).backward(data()[1])
+
+
+# --- state -----------------------------------------------------------------------------------------------------------
 
 
 def test_state_survives_a_round_trip(make):
@@ -206,9 +226,7 @@ def test_state_survives_a_round_trip(make):
     other.load_state_dict(state)
     x, _ = data(seed=9)
     assert checks.same_bits(other.eval()(x), layer.eval()(x))
-    assert set(other.state_dict()) == set(state)
-    for name, value in other.state_dict().items():
-        assert checks.same_bits(value, state[name])
+    same_state(other, state)
 
 
 def test_a_state_is_loaded_by_value(make):
@@ -228,96 +246,104 @@ def test_a_state_of_another_float_dtype_is_converted(make):
     assert (layer.params["weight"] != 1).any()
 
 
-def test_a_bad_state_lists_every_problem_and_loads_nothing():
-    layer = randomize(nk.BatchNorm(6))
+def test_a_bad_state_lists_every_problem_and_loads_nothing(row):
+    layer = randomize(row.build())
     layer(data()[0])
     before = layer.state_dict()
-    bad = nk.BatchNorm(6).state_dict()
-    del bad["running_mean"]
-    bad["weight"] = np.ones(5, np.float32)
+    bad = {name: value + 1 for name, value in before.items()}
+    del bad[(row.parameters + row.buffers)[-1]]
+    shape = layer.params["weight"].shape
+    bad["weight"] = np.ones((*shape, 1), np.float32)
     bad["scale"] = np.ones(6, np.float32)
-    with pytest.raises(ValueError, match="BatchNorm") as error:
+    with pytest.raises(ValueError, match=f"^{type(layer).__name__}: `state`") as error:
         layer.load_state_dict(bad)
-    for name in ("`running_mean`", "`weight`", "`scale`", "(6,)", "(5,)"):
-        assert name in str(error.value)
-    for name, value in layer.state_dict().items():
-        assert checks.same_bits(value, before[name])
+    expected = [f"`weight` must have shape {shape}, found shape {(*shape, 1)}", "`scale` is unexpected"]
+    if len(before) > 1:
+        expected.append(f"`{(row.parameters + row.buffers)[-1]}` is missing")
+    else:
+        expected[0] = "`weight`"
+    for part in expected:
+        assert part in str(error.value)
+    same_state(layer, before)
 
 
-def test_not_strict_ignores_names_but_not_shapes():
-    layer = nk.BatchNorm(6)
-    layer.load_state_dict({"weight": np.full(6, 2.0, np.float32), "other": np.ones(1)}, strict=False)
+def test_not_strict_ignores_names_but_not_shapes(make):
+    layer = make()
+    shape = layer.params["weight"].shape
+    layer.load_state_dict({"weight": np.full(shape, 2.0, np.float32), "other": np.ones(1)}, strict=False)
     assert (layer.params["weight"] == 2).all()
-    with pytest.raises(ValueError, match="`bias`"):
-        layer.load_state_dict({"weight": np.full(6, 3.0), "bias": np.ones(7)}, strict=False)
+    with pytest.raises(ValueError, match="`weight`"):
+        layer.load_state_dict({"weight": np.full((7, 7), 3.0)}, strict=False)
     assert (layer.params["weight"] == 2).all()
 
 
-@pytest.mark.parametrize("again", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
-def test_copies_are_whole_and_independent(make, again):
-    layer = randomize(make())
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_copies_are_whole_and_start_without_a_pass(row, again):
+    layer = randomize(row.build())
     x, dy = data()
     layer(x)
     layer.backward(dy)
     twin = again(layer)
+    with pytest.raises(RuntimeError, match="backward"):
+        twin.backward(dy)
     assert checks.same_bits(twin.eval()(x), layer.eval()(x))
     for name, g in layer.grads.items():
         assert checks.same_bits(twin.grads[name], g)
-    twin.params["weight"][...] = -1
-    assert (layer.params["weight"] > 0).all()
-    twin(x)
+    assert tuple(twin.params) == tuple(twin.grads) == row.parameters
     assert twin.backward(dy).shape == x.shape
-    assert set(twin.params) == set(twin.grads) == {"weight", "bias"}
+    twin.params["weight"][...] = -1
+    assert (layer.params["weight"] > 0).all() == (again is not copy.copy)
 
 
-def test_failed_forward_changes_no_state():
-    layer = nk.BatchNorm(6)
-    before = layer.state_dict()
-    for bad in (np.ones((4, 5, 3), np.float32), np.ones((1, 6), np.float32), np.ones((4, 6), np.int64)):
-        with pytest.raises((ValueError, TypeError), match="`x`"):
-            layer(bad)
-    for name, value in layer.state_dict().items():
-        assert checks.same_bits(value, before[name])
-
-
-@pytest.mark.parametrize(("groups", "transposed"), [(1, False), (2, False), (1, True), (2, True)])
-@pytest.mark.parametrize("with_bias", [True, False])
-def test_fold_into(groups, transposed, with_bias):
-    """The folded convolution equals convolution, then the layer in eval; float64, sums of 12 products."""
-    rng = np.random.default_rng(0)
-    layer = randomize(nk.BatchNorm(6, dtype=np.float64, eps=1e-3))
-    layer(data(np.float64)[0])
-    w = rng.standard_normal((4, 6 // groups, 3) if transposed else (6, 4 // groups, 3))
-    b = rng.standard_normal(6) if with_bias else None
-    x = rng.standard_normal((2, 4, 8))
-    how = {"groups": groups, "transposed": transposed}
-    folded = layer.fold_into(w, b, **how)
-    expected = layer.eval()(np.asarray(reference.convolve(x, w, b, **how), np.float64))
-    found = reference.convolve(x, *folded, **how)
-    np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=0, atol=1e-12)
-
-
-def test_fold_into_needs_running_statistics():
-    with pytest.raises(ValueError, match="fold_into"):
-        nk.BatchNorm(6, track_running_stats=False).fold_into(np.ones((6, 4)))
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("build", "error", "argument"),
-    [
-        (lambda: nk.BatchNorm(0), ValueError, "num_features"),
-        (lambda: nk.BatchNorm("6"), TypeError, "num_features"),
-        (lambda: nk.BatchNorm(6, eps=-1.0), ValueError, "eps"),
-        (lambda: nk.BatchNorm(6, eps="small"), TypeError, "eps"),
-        (lambda: nk.BatchNorm(6, momentum=float("nan")), ValueError, "momentum"),
-        (lambda: nk.BatchNorm(6, momentum=1.5), ValueError, "momentum"),
-        (lambda: nk.BatchNorm(6, dtype=np.int32), TypeError, "dtype"),
-        (lambda: nk.BatchNorm(6, axis=1.5), TypeError, "axis"),
-        (lambda: nk.GroupNorm(0, 6), ValueError, "num_groups"),
-        (lambda: nk.GroupNorm(4, 6), ValueError, "num_"),
-        (lambda: nk.GroupNorm(3, 6, eps=float("inf")), ValueError, "eps"),
-    ],
+    "bad",
+    [np.ones((4, 7, 5, 4), np.float32), np.ones(SHAPE, np.int64), np.ones(SHAPE, bool), np.float32(1), "text", None],
+    ids=["channels", "integers", "booleans", "scalar", "text", "none"],
 )
-def test_bad_constructor_arguments(build, error, argument):
-    with pytest.raises(error, match=rf"^(BatchNorm|GroupNorm): `{argument}"):
-        build()
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_failed_forward_changes_nothing(make, bad, affine):
+    layer = make(affine=affine)
+    x, dy = data()
+    layer(x)
+    dx, state = layer.backward(dy), layer.state_dict()
+    with pytest.raises((ValueError, TypeError), match="`x`"):
+        layer(bad)
+    same_state(layer, state)
+    assert checks.same_bits(layer.backward(dy), dx)
+
+
+def test_a_failed_backward_changes_no_gradient(make):
+    layer = randomize(make())
+    x, dy = data()
+    layer(x)
+    layer.backward(dy)
+    grads = {name: g.copy() for name, g in layer.grads.items()}
+    for bad in (dy[:, :, 1:], dy.astype(np.int64), None):
+        for accumulate in (False, True):
+            with pytest.raises((ValueError, TypeError), match="`dy`"):
+                layer.backward(bad, accumulate=accumulate)
+    for name, g in grads.items():
+        assert checks.same_bits(layer.grads[name], g)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"eps": -1.0}, ValueError),
+        ({"eps": float("nan")}, ValueError),
+        ({"eps": float("inf")}, ValueError),
+        ({"eps": "small"}, TypeError),
+        ({"dtype": np.int32}, TypeError),
+        ({"dtype": "no dtype"}, TypeError),
+        ({"axis": 1.5}, TypeError),
+        ({"axis": "1"}, TypeError),
+    ],
+    ids=str,
+)
+def test_bad_constructor_arguments(make, arguments, error):
+    (argument,) = arguments
+    with pytest.raises(error, match=rf"^\w+: `{argument}` must"):
+        make(**arguments)

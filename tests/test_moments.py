@@ -91,7 +91,10 @@ def test_merged_parts_equal_the_whole(sizes, dtype, seed):
     merged = nk.moments(parts[0], 0)
     for part in parts[1:]:
         merged = merged.merge(nk.moments(part, 0))
-    whole = np.concatenate(parts)
+    check_merged(merged, np.concatenate(parts), dtype)
+
+
+def check_merged(merged, whole, dtype):
     assert merged.count == len(whole)
     if not len(whole):
         return
@@ -103,6 +106,18 @@ def test_merged_parts_equal_the_whole(sizes, dtype, seed):
     sigma = np.sqrt(m2 / len(whole))
     within = n * eps * m2 + 2 * len(whole) * (sigma + error) * error
     tolerance.assert_within(merged.m2, m2, within, "m2")
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=8), st.sampled_from(DTYPES), st.randoms(use_true_random=False))
+def test_parts_merge_in_any_order(sizes, dtype, random):
+    """Any two of what is left, until one is left, each sent as a pickle: what an engine's reduction does."""
+    rng = np.random.default_rng(random.getrandbits(32))
+    parts = [(rng.standard_normal((n, 4)) * 2 + 100).astype(dtype) for n in sizes]
+    left = [nk.moments(part, 0) for part in parts]
+    while len(left) > 1:
+        random.shuffle(left)
+        left.append(pickle.loads(pickle.dumps(left.pop())).merge(pickle.loads(pickle.dumps(left.pop()))))
+    check_merged(left[0], np.concatenate(parts), dtype)
 
 
 def test_merge_is_exact_on_exact_numbers_and_changes_nothing():
@@ -129,6 +144,19 @@ def test_survives_pickle_copy_and_construction():
         assert again.count == m.count
         assert (again.mean == m.mean).all()
         assert (again.m2 == m.m2).all()
+
+
+@pytest.mark.parametrize("offset", range(9))
+def test_survives_a_pickle_whose_buffers_lie_anywhere(offset):
+    """Protocol 5: engines send the arrays apart from the pickle, and they arrive at any address (dask.distributed)."""
+    m = nk.moments(np.random.default_rng(0).standard_normal((5, 3)), 0)
+    buffers = []
+    head = pickle.dumps(m, protocol=5, buffer_callback=buffers.append)
+    received = [memoryview(bytes(offset) + bytes(buffer.raw()))[offset:] for buffer in buffers]
+    again = pickle.loads(head, buffers=received)
+    assert again.count == m.count
+    assert (again.mean == m.mean).all()
+    assert (again.m2 == m.m2).all()
 
 
 def test_nan_stays_in_its_statistic():

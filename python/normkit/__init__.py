@@ -43,7 +43,12 @@ Functions:
     weight_norm, spectral_norm, scaled_weight_standardization, each with `_backward`: normalized weights.
 
 Layers:
-    BatchNorm, GroupNorm: parameters, gradients, train and eval mode, state dict with PyTorch's keys.
+    BatchNorm, BatchRenorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm: parameters, gradients, train and eval mode,
+        state dict with PyTorch's keys.
+    AdaptiveInstanceNorm: two inputs, no parameters.
+    WeightNorm, SpectralNorm, ScaledWeightStandardization: the weight of another layer from parameters of its own.
+    SyncBatchNorm: BatchNorm by the statistics of the batch of all ranks of an MPI communicator.
+    precise_statistics: population mean and variance for batch norm layers, instead of moving averages.
 
 The process:
     set_num_threads, get_num_threads, num_threads: how many threads work.
@@ -93,21 +98,43 @@ from normkit._normkit import (
     weight_norm_backward,
 )
 from normkit._process import num_threads, show_config
-from normkit.layers import BatchNorm, GroupNorm
+from normkit.distributed import SyncBatchNorm
+from normkit.layers import (
+    AdaptiveInstanceNorm,
+    BatchNorm,
+    BatchRenorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    RMSNorm,
+    ScaledWeightStandardization,
+    SpectralNorm,
+    WeightNorm,
+)
+from normkit.precise import precise_statistics
 
 __all__ = [
+    "AdaptiveInstanceNorm",
     "AdaptiveInstanceNormCache",
     "BatchNorm",
     "BatchNormCache",
+    "BatchRenorm",
     "BatchRenormCache",
     "GroupNorm",
     "GroupNormCache",
+    "InstanceNorm",
     "InstanceNormCache",
+    "LayerNorm",
     "LayerNormCache",
     "Moments",
+    "RMSNorm",
     "RMSNormCache",
+    "ScaledWeightStandardization",
     "ScaledWeightStandardizationCache",
+    "SpectralNorm",
     "SpectralNormCache",
+    "SyncBatchNorm",
+    "WeightNorm",
     "WeightNormCache",
     "__version__",
     "adaptive_instance_norm",
@@ -127,6 +154,7 @@ __all__ = [
     "layer_norm_backward",
     "moments",
     "num_threads",
+    "precise_statistics",
     "rms_norm",
     "rms_norm_backward",
     "scaled_weight_standardization",

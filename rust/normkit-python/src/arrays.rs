@@ -17,6 +17,8 @@ use crate::arguments::{Arg, describe, type_error, value_error};
 pub(crate) enum Dtype {
     F32,
     F64,
+    F16,
+    Bf16,
 }
 
 impl Dtype {
@@ -24,6 +26,9 @@ impl Dtype {
         match (descr.kind(), descr.itemsize()) {
             (b'f', 4) => Some(Dtype::F32),
             (b'f', 8) => Some(Dtype::F64),
+            (b'f', 2) => Some(Dtype::F16),
+            // ml_dtypes.bfloat16 is a type of its own, known by its name.
+            (kind, 2) if !b"iubO".contains(&kind) && descr.to_string() == "bfloat16" => Some(Dtype::Bf16),
             _ => None,
         }
     }
@@ -32,13 +37,17 @@ impl Dtype {
         match self {
             Dtype::F32 => 4,
             Dtype::F64 => 8,
+            Dtype::F16 | Dtype::Bf16 => 2,
         }
     }
 
-    fn descr(self, py: Python<'_>) -> Bound<'_, PyArrayDescr> {
+    fn descr(self, py: Python<'_>) -> PyResult<Bound<'_, PyArrayDescr>> {
         match self {
-            Dtype::F32 => dtype::<f32>(py),
-            Dtype::F64 => dtype::<f64>(py),
+            Dtype::F32 => Ok(dtype::<f32>(py)),
+            Dtype::F64 => Ok(dtype::<f64>(py)),
+            Dtype::F16 => PyArrayDescr::new(py, "float16"),
+            // There is an array of it, so the module is there.
+            Dtype::Bf16 => PyArrayDescr::new(py, py.import("ml_dtypes")?.getattr("bfloat16")?),
         }
     }
 }
@@ -53,6 +62,14 @@ macro_rules! with_element {
             }
             $crate::arrays::Dtype::F64 => {
                 type $E = f64;
+                $body
+            }
+            $crate::arrays::Dtype::F16 => {
+                type $E = half::f16;
+                $body
+            }
+            $crate::arrays::Dtype::Bf16 => {
+                type $E = half::bf16;
                 $body
             }
         }
@@ -127,7 +144,7 @@ fn is_plain(array: &Bound<'_, PyUntypedArray>) -> bool {
     let aligned = unsafe { (*array.as_array_ptr()).fields.flags & flags::NPY_ARRAY_ALIGNED != 0 };
     let size = array.dtype().itemsize() as isize;
     let whole = array.strides().iter().zip(array.shape()).all(|(stride, &n)| n <= 1 || stride % size == 0);
-    aligned && whole && array.dtype().is_native_byteorder() == Some(true)
+    aligned && whole && array.dtype().is_native_byteorder() != Some(false)
 }
 
 impl<'py> Array<'py> {
@@ -144,15 +161,17 @@ impl<'py> Array<'py> {
         let Some(dtype) = Dtype::of(&array.dtype()) else {
             let found = dtype_text(&array);
             let expected = match array.dtype().kind() {
-                b'i' | b'u' | b'b' => format!("be a float32 or float64 array (convert with {name}.astype(np.float32))"),
-                _ => "be a float32 or float64 array".to_owned(),
+                b'i' | b'u' | b'b' => format!(
+                    "be a float array: float32, float64, float16 or bfloat16 (convert with {name}.astype(np.float32))"
+                ),
+                _ => "be a float array: float32, float64, float16 or bfloat16".to_owned(),
             };
             return Err(type_error(function, name, expected, found));
         };
         if is_plain(&array) {
             return Ok(Array::new(array, dtype));
         }
-        let copy = copy(&array, &dtype.descr(array.py()), "K")?;
+        let copy = copy(&array, &dtype.descr(array.py())?, "K")?;
         Ok(Array { given: array, ..Array::new(copy, dtype) })
     }
 
@@ -160,6 +179,11 @@ impl<'py> Array<'py> {
     pub(crate) fn like(x: &Array<'py>) -> PyResult<Self> {
         let strides = strides_like(x.shape(), &x.strides);
         Ok(Array::new(allocate(x.object.py(), x.dtype, x.shape(), &strides)?, x.dtype))
+    }
+
+    /// A new array of one axis.
+    pub(crate) fn vector(py: Python<'py>, dtype: Dtype, len: usize) -> PyResult<Self> {
+        Ok(Array::new(allocate(py, dtype, &[len], &[1])?, dtype))
     }
 
     /// Where to write: `out` as given if it fits `x`, or a new array. `may_be` is an input that `out` may be, and
@@ -180,7 +204,7 @@ impl<'py> Array<'py> {
             return Err(value_error(function, "out", expected, format!("shape {}", shape_text(array.shape()))));
         }
         if Dtype::of(&array.dtype()) != Some(x.dtype) {
-            let expected = format!("have the dtype of x, {}", x.dtype.descr(array.py()));
+            let expected = format!("have the dtype of x, {}", x.dtype.descr(array.py())?);
             return Err(type_error(function, "out", expected, dtype_text(&array)));
         }
         if !is_writeable(&array) {
@@ -214,7 +238,7 @@ impl<'py> Array<'py> {
         if self.object.is_c_contiguous() {
             return Ok(self);
         }
-        let copy = copy(&self.object, &self.dtype.descr(self.object.py()), "C")?;
+        let copy = copy(&self.object, &self.dtype.descr(self.object.py())?, "C")?;
         Ok(Array::new(copy, self.dtype))
     }
 
@@ -361,6 +385,7 @@ fn allocate<'py>(
 ) -> PyResult<Bound<'py, PyUntypedArray>> {
     let size = dtype.size();
     let bytes = shape.iter().product::<usize>() * size;
+    let descr = dtype.descr(py)?;
     let memory = Memory::new(bytes)?;
     let data = memory.data;
     let memory = Bound::new(py, memory)?;
@@ -372,7 +397,7 @@ fn allocate<'py>(
         let array = PY_ARRAY_API.PyArray_NewFromDescr(
             py,
             get_type_object(py, NpyTypes::PyArray_Type),
-            dtype.descr(py).into_dtype_ptr(),
+            descr.into_dtype_ptr(),
             dims.len() as _,
             dims.as_mut_ptr(),
             steps.as_mut_ptr(),
@@ -464,8 +489,7 @@ impl Parameter {
 
 fn float_array<'py>(function: &str, name: &str, object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
     let array = as_array(function, name, object)?;
-    // bfloat16 is a kind of its own.
-    if array.dtype().kind() != b'f' && !dtype_text(&array).ends_with("bfloat16") {
+    if array.dtype().kind() != b'f' && Dtype::of(&array.dtype()).is_none() {
         return Err(type_error(function, name, "be a float array", dtype_text(&array)));
     }
     Ok(array)

@@ -91,7 +91,7 @@ pub(crate) fn check_variances(function: &str, name: &str, values: &[f64]) -> PyR
 ///
 /// Parameters
 /// ----------
-/// x : float32 or float64 array (N, C, *spatial), or with the channels on another axis
+/// x : float array (N, C, *spatial), or with the channels on another axis
 ///     Any strides. It is kept by reference in the cache, so do not change it before the backward pass.
 /// weight, bias : float arrays of shape (C,), (1, C), (1, C, 1, 1), ..., optional
 ///     Scale and offset of each channel; 1 and 0 where None.
@@ -291,7 +291,7 @@ pub(crate) fn inference<'py>(
 ///
 /// Parameters
 /// ----------
-/// x : float32 or float64 array (N, C, *spatial), or with the channels on another axis
+/// x : float array (N, C, *spatial), or with the channels on another axis
 /// mean, var : float arrays of shape (C,), (1, C), (1, C, 1, 1), ...
 ///     Statistics of each channel, usually the running ones.
 /// weight, bias : float arrays shaped like mean, optional
@@ -379,7 +379,7 @@ pub(crate) fn batch_norm_inference<'py>(
 ///
 /// Parameters
 /// ----------
-/// dy : float32 or float64 array of x's shape
+/// dy : float array of x's shape
 ///     The gradient of the loss by y; any strides, and it may have another dtype than x.
 /// cache : BatchNormCache
 ///     From batch_norm.

@@ -1,7 +1,6 @@
 //! `fold_conv_bn`.
 
-use normkit::{BatchNormOf, ConvOf};
-use numpy::PyArray1;
+use normkit::{BatchNormOf, ConvOf, Element};
 use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, value_error};
@@ -115,7 +114,11 @@ pub(crate) fn fold_conv_bn<'py>(
         // SAFETY: `w` is contiguous, and the new array is ours.
         let (from, to) = unsafe { (w.slice::<E>(), folded.slice_mut::<E>()) };
         let b = compute(py, NAME, w.bytes(), || normkit::fold_conv_bn(from, &shape, conv_bias, conv, norm, to))?;
-        let b = PyArray1::from_iter(py, b.into_iter().map(|x| x as E));
-        Ok((folded.object.into_any(), b.into_any()))
+        let bias = Array::vector(py, w.dtype, b.len())?;
+        // SAFETY: contiguous, new and ours.
+        for (to, x) in unsafe { bias.slice_mut::<E>() }.iter_mut().zip(b) {
+            *to = Element::from_f64(x);
+        }
+        Ok((folded.object.into_any(), bias.object.into_any()))
     })
 }

@@ -84,7 +84,7 @@ impl InstanceNormCache {
 ///
 /// Parameters
 /// ----------
-/// x : float32 or float64 array (N, C, *spatial), or with the channels on another axis; samples are the first of the others
+/// x : float array (N, C, *spatial), or with the channels on another axis; samples are the first of the others
 ///     Any strides. It is kept by reference in the cache, so do not change it before the backward pass.
 /// num_groups : int
 ///     Divides C.
@@ -287,7 +287,7 @@ pub(crate) fn instance_norm<'py>(
 ///
 /// Parameters
 /// ----------
-/// dy : float32 or float64 array of x's shape
+/// dy : float array of x's shape
 ///     The gradient of the loss by y; any strides, and it may have another dtype than x.
 /// cache : GroupNormCache
 ///     From group_norm.

@@ -2,7 +2,7 @@
 
 use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{IntoPyDict, PyTuple};
 
 use crate::arguments::{Arg, axis as check_axis, compute, describe, integer, type_error, value_error};
 use crate::arrays::{Array, statistics, with_element};
@@ -52,9 +52,10 @@ fn wide(name: &str, object: &Bound<'_, PyAny>) -> PyResult<(Vec<usize>, Vec<f64>
     if !plain.getattr("dtype")?.getattr("kind")?.extract::<String>()?.contains(['f', 'i', 'u']) {
         return Err(type_error("Moments", name, "be a float64 array", describe(object)));
     }
+    // A copy: an array that came in a message, as pickles of `Moments` do, may lie at any address.
+    let order = [("order", "C")].into_py_dict(object.py())?;
     let array = numpy
-        .call_method1("ascontiguousarray", (object, numpy::dtype::<f64>(object.py())))
-        .and_then(|array| array.call_method1("reshape", (numpy.call_method1("shape", (object,))?,)))
+        .call_method("array", (object, numpy::dtype::<f64>(object.py())), Some(&order))
         .map_err(|_| type_error("Moments", name, "be a float64 array", describe(object)))?;
     let array = array.cast::<PyArrayDyn<f64>>()?;
     Ok((array.shape().to_vec(), array.to_vec()?))
@@ -165,7 +166,7 @@ impl Moments {
 ///
 /// Parameters
 /// ----------
-/// x : float32 or float64 array
+/// x : float array
 ///     Any shape and strides.
 /// axis : int, tuple of ints or None
 ///     The axes to reduce, as in NumPy; None is all of them.

@@ -1,5 +1,8 @@
 //! What arrays hold, and what it is computed in.
 
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
 use crate::pass::Passes;
 use crate::simd::{Base, BaseMut, Real};
 
@@ -11,6 +14,20 @@ pub trait Element: Copy + Send + Sync + 'static {
     fn to_f64(self) -> f64;
     /// The nearest value, ties to even.
     fn from_f64(x: f64) -> Self;
+    /// Appends these elements as float32.
+    #[doc(hidden)]
+    #[inline]
+    fn widen(from: &[Self], to: &mut Vec<f32>) {
+        to.extend(from.iter().map(|x| x.to_f64() as f32));
+    }
+    /// Rounds to these elements; both have one length.
+    #[doc(hidden)]
+    #[inline]
+    fn narrow(from: &[f32], to: &mut [Self]) {
+        for (to, &x) in to.iter_mut().zip(from) {
+            *to = Self::from_f64(f64::from(x));
+        }
+    }
     #[doc(hidden)]
     fn source(base: Base<'_, Self>) -> Source<'_>;
     #[doc(hidden)]
@@ -23,6 +40,8 @@ pub trait Element: Copy + Send + Sync + 'static {
 pub enum Source<'a> {
     F32(Base<'a, f32>),
     F64(Base<'a, f64>),
+    F16(Base<'a, f16>),
+    Bf16(Base<'a, bf16>),
     /// One value everywhere.
     Constant(f64),
     /// Bytes that count as 1 where they are not 0.
@@ -35,6 +54,8 @@ pub enum Source<'a> {
 pub enum Sink<'a> {
     F32(BaseMut<'a, f32>),
     F64(BaseMut<'a, f64>),
+    F16(BaseMut<'a, f16>),
+    Bf16(BaseMut<'a, bf16>),
 }
 
 impl Element for f32 {
@@ -70,5 +91,60 @@ impl Element for f64 {
     }
     fn sink(base: BaseMut<'_, f64>) -> Sink<'_> {
         Sink::F64(base)
+    }
+}
+
+impl Element for f16 {
+    type Compute = f32;
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        f16::to_f64(self)
+    }
+    #[inline(always)]
+    fn from_f64(x: f64) -> f16 {
+        f16::from_f64(x)
+    }
+    fn widen(from: &[f16], to: &mut Vec<f32>) {
+        let start = to.len();
+        to.resize(start + from.len(), 0.0);
+        from.convert_to_f32_slice(&mut to[start..]);
+    }
+    fn narrow(from: &[f32], to: &mut [f16]) {
+        to.convert_from_f32_slice(from);
+    }
+    fn source(base: Base<'_, f16>) -> Source<'_> {
+        Source::F16(base)
+    }
+    fn sink(base: BaseMut<'_, f16>) -> Sink<'_> {
+        Sink::F16(base)
+    }
+}
+
+impl Element for bf16 {
+    type Compute = f32;
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        bf16::to_f64(self)
+    }
+    #[inline(always)]
+    fn from_f64(x: f64) -> bf16 {
+        bf16::from_f64(x)
+    }
+    fn widen(from: &[bf16], to: &mut Vec<f32>) {
+        to.extend(from.iter().map(|x| f32::from_bits(u32::from(x.to_bits()) << 16)));
+    }
+    fn narrow(from: &[f32], to: &mut [bf16]) {
+        for (to, x) in to.iter_mut().zip(from) {
+            // To nearest, ties to even, without a branch; NaN stays NaN.
+            let bits = x.to_bits();
+            let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+            *to = bf16::from_bits(if x.is_nan() { (bits >> 16) | 0x40 } else { rounded >> 16 } as u16);
+        }
+    }
+    fn source(base: Base<'_, bf16>) -> Source<'_> {
+        Source::Bf16(base)
+    }
+    fn sink(base: BaseMut<'_, bf16>) -> Sink<'_> {
+        Sink::Bf16(base)
     }
 }

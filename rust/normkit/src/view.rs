@@ -51,6 +51,7 @@ impl<'a, T: Real> Input<'a, T> {
         match self.source {
             Source::F32(_) => 4,
             Source::F64(_) => 8,
+            Source::F16(_) | Source::Bf16(_) => 2,
             Source::Flags(_) => 1,
             Source::Constant(_) => 0,
         }
@@ -87,6 +88,8 @@ impl<'a, T: Real> Input<'a, T> {
                 match self.source {
                     Source::F32(base) => self.gather(base, k, rows, columns, stage),
                     Source::F64(base) => self.gather(base, k, rows, columns, stage),
+                    Source::F16(base) => self.gather(base, k, rows, columns, stage),
+                    Source::Bf16(base) => self.gather(base, k, rows, columns, stage),
                     Source::Flags(base) => self.gather_with(base, k, rows, columns, stage, |flag| f64::from(flag != 0)),
                     Source::Constant(value) => stage.resize(rows.len() * columns.len(), T::from_f64(value)),
                 }
@@ -104,6 +107,18 @@ impl<'a, T: Real> Input<'a, T> {
         columns: &Range<usize>,
         stage: &mut Vec<T>,
     ) {
+        if self.walk.run.last().is_none_or(|&(_, stride)| stride == 1)
+            && let Some(stage) = T::as_f32s(stage)
+        {
+            for row in rows.clone() {
+                let start = self.walk.offset(k, row);
+                pieces(&self.walk.run, columns, |_, at, n, _| {
+                    // SAFETY: a grid reaches exactly the elements of its tensor; these follow each other.
+                    E::widen(unsafe { std::slice::from_raw_parts(base.at(start + at), n) }, stage);
+                });
+            }
+            return;
+        }
         self.gather_with(base, k, rows, columns, stage, E::to_f64);
     }
 
@@ -179,6 +194,8 @@ impl<'a, T: Real> Output<'a, T> {
                     match self.sink {
                         Sink::F32(base) => self.scatter(base, k, rows, columns, stage),
                         Sink::F64(base) => self.scatter(base, k, rows, columns, stage),
+                        Sink::F16(base) => self.scatter(base, k, rows, columns, stage),
+                        Sink::Bf16(base) => self.scatter(base, k, rows, columns, stage),
                     }
                 }
             }
@@ -199,6 +216,13 @@ impl<'a, T: Real> Output<'a, T> {
         for (values, row) in stage.chunks_exact(columns.len()).zip(rows.clone()) {
             let start = self.walk.offset(k, row);
             pieces(&self.walk.run, columns, |i, at, n, stride| {
+                if stride == 1
+                    && let Some(values) = T::f32s(&values[i..i + n])
+                {
+                    // SAFETY: a grid reaches exactly the elements of its tensor; the caller vouches for the threads.
+                    E::narrow(values, unsafe { std::slice::from_raw_parts_mut(base.at(start + at), n) });
+                    return;
+                }
                 for (j, &value) in values[i..i + n].iter().enumerate() {
                     let to = base.at(start + at + j as isize * stride);
                     // SAFETY: a grid reaches exactly the elements of its tensor; the caller vouches for the threads.

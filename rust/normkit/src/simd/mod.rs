@@ -55,6 +55,12 @@ pub trait Real: Copy + Send + Sync + PartialEq + PartialOrd + 'static {
     fn from_f64(x: f64) -> Self;
     /// The same value, wider.
     fn to_f64(self) -> f64;
+    /// These very values, if they are float32.
+    #[doc(hidden)]
+    fn f32s(values: &[Self]) -> Option<&[f32]>;
+    /// The same vector, if it is of float32.
+    #[doc(hidden)]
+    fn as_f32s(values: &mut Vec<Self>) -> Option<&mut Vec<f32>>;
     /// The memory of an operand if it holds this very type.
     #[doc(hidden)]
     fn read(source: Source<'_>) -> Option<Base<'_, Self>>;
@@ -152,6 +158,12 @@ impl Real for f32 {
     fn to_f64(self) -> f64 {
         f64::from(self)
     }
+    fn f32s(values: &[f32]) -> Option<&[f32]> {
+        Some(values)
+    }
+    fn as_f32s(values: &mut Vec<f32>) -> Option<&mut Vec<f32>> {
+        Some(values)
+    }
     fn read(source: Source<'_>) -> Option<Base<'_, Self>> {
         if let Source::F32(base) = source { Some(base) } else { None }
     }
@@ -180,6 +192,12 @@ impl Real for f64 {
     #[inline(always)]
     fn to_f64(self) -> f64 {
         self
+    }
+    fn f32s(_values: &[f64]) -> Option<&[f32]> {
+        None
+    }
+    fn as_f32s(_values: &mut Vec<f64>) -> Option<&mut Vec<f32>> {
+        None
     }
     fn read(source: Source<'_>) -> Option<Base<'_, Self>> {
         if let Source::F64(base) = source { Some(base) } else { None }

@@ -1,0 +1,55 @@
+"""What layers with running statistics share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from normkit.layers._arguments import at_least_float32
+from normkit.layers._channels import ChannelLayer
+
+
+class RunningStatisticsLayer(ChannelLayer):
+    """`running_mean`, `running_var` and `num_batches_tracked`, all None without `track_running_stats`."""
+
+    _buffers = ("running_mean", "running_var", "num_batches_tracked")
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        eps: float,
+        momentum: float | None,
+        affine: bool,
+        track_running_stats: bool,
+        axis: int,
+        running_var_ddof: int,
+        dtype: DTypeLike,
+    ) -> None:
+        """Start the running mean at 0, the running variance at 1."""
+        self.num_features = self._integer("num_features", num_features, minimum=1)
+        super().__init__(self.num_features, eps=eps, affine=affine, axis=axis, dtype=dtype)
+        self.momentum = None if momentum is None else self._real("momentum", momentum, maximum=1)
+        self.running_var_ddof = self._integer("running_var_ddof", running_var_ddof)
+        if self.running_var_ddof not in (0, 1):
+            raise self._error("running_var_ddof", "must be 0 or 1", running_var_ddof)
+        self.track_running_stats = bool(track_running_stats)
+        self.running_mean: NDArray[Any] | None = None
+        self.running_var: NDArray[Any] | None = None
+        self.num_batches_tracked: NDArray[np.int64] | None = None
+        if self.track_running_stats:
+            self.running_mean = np.zeros(self.num_features, at_least_float32(self.dtype))
+            self.running_var = np.ones(self.num_features, at_least_float32(self.dtype))
+            self.num_batches_tracked = np.array(0, np.int64)
+
+    def _share_of_batch(self) -> float:
+        """What the next batch's share in the running statistics is; None in `momentum` makes them an average."""
+        if self.momentum is not None:
+            return self.momentum
+        return 1.0 if self.num_batches_tracked is None else 1 / (int(self.num_batches_tracked) + 1)
+
+    def _count_batch(self) -> None:
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
