@@ -63,6 +63,17 @@ fn output<'py>(
     Array::output(function, out, weight, Some(("dw", dw)), &[(name, Some(&weight.given))])
 }
 
+/// g; of the whole weight it may be an array of no axes too, as PyTorch has it.
+fn scale(function: &str, g: &Bound<'_, PyAny>, dim: Option<usize>, channels: Channels) -> PyResult<Parameter> {
+    match g.cast_exact::<PyUntypedArray>() {
+        Ok(array) if dim.is_none() && array.ndim() == 0 => {
+            let line = array.call_method1("reshape", (1,))?;
+            Ok(Parameter { array: array.clone().unbind(), ..Parameter::required(function, "g", &line, channels)? })
+        }
+        _ => Parameter::required(function, "g", g, channels),
+    }
+}
+
 /// What the backward pass of a weight norm needs: references to v and g, and the norms.
 ///
 /// Attributes
@@ -95,7 +106,7 @@ impl WeightNormCache {
 /// v : float32 or float64 array of any shape
 ///     Any strides. It is kept by reference in the cache, so do not change it before the backward pass.
 /// g : float array with one element for each position of dim
-///     Shaped (n,), or as it broadcasts: (n, 1, 1, 1). One element where dim is None.
+///     Shaped (n,), or as it broadcasts: (n, 1, 1, 1). One element, shaped (1,) or (), where dim is None.
 /// dim : int or None
 ///     The axis whose positions have a norm each, counted as in NumPy; None is one norm of all of v. (PyTorch's -1 is
 ///     None here.)
@@ -147,7 +158,7 @@ pub(crate) fn weight_norm<'py>(
     };
     let of = dim.map_or_else(|| "the norm of all of v".to_owned(), |dim| format!("positions of v on axis {dim}"));
     let channels = Channels { count: dim.map_or(1, |dim| v.shape()[dim]), of: &of };
-    let g = Parameter::required(NAME, "g", g, channels)?;
+    let g = scale(NAME, g, dim, channels)?;
     let w = Array::output(NAME, &Arg(None), &v, None, &[])?;
     let norm = with_element!(v.dtype, E => {
         // SAFETY: from `Array::output`, for this call alone.
