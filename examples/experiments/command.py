@@ -75,7 +75,10 @@ def positive_int(text: str) -> int:
 
 @contextmanager
 def progress(console: Console, total: int) -> Iterator[OnRun]:
-    """A bar over all runs (in a terminal), and a line for each; call what is yielded after each run, with its line."""
+    """A bar over all runs (in a terminal), and a line for each; call what is yielded after each run, with its line.
+
+    An empty line is counted, but not printed.
+    """
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
         *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True
@@ -86,7 +89,9 @@ def progress(console: Console, total: int) -> Iterator[OnRun]:
         def on_run(line: str) -> None:
             nonlocal start
             now = time.perf_counter()
-            bar.update(task, advance=1, description=line.partition("  ")[0])
+            bar.update(task, advance=1, description=line.partition("  ")[0] or None)
+            if not line:
+                return
             console.print(f"  {line}  {now - start:5.1f} s", soft_wrap=True)
             start = now
 
