@@ -51,7 +51,7 @@ def findings(runs: list[list[Checkpoint]], images: int) -> Findings:
     """Tables, verdicts and the picture."""
     seeds, steps = len(runs), np.array([checkpoint.step for checkpoint in runs[0]])
     accuracy = {arm: values(runs, "accuracy", arm) for arm in (*ARMS, POPULATION)}
-    mean_error, var_error = ({arm: values(runs, f, arm) for arm in ARMS} for f in ("mean_error", "var_error"))
+    var_error = {arm: values(runs, "var_error", arm) for arm in ARMS}
     settled = {arm: [settled_at(run, arm, NEAR) for run in runs] for arm in ARMS}
     early = int(np.argmin(abs(steps - EARLY)))
     shown = [
@@ -136,9 +136,8 @@ def findings(runs: list[list[Checkpoint]], images: int) -> Findings:
     )
 
     def picture() -> Figure:
-        title = f"After {steps[early]} steps the network is right, evaluation is not: " + ", ".join(
-            f"{accuracy[arm][:, early].mean():.0%} by {arm}" for arm in ("0.999", "0.99", "0.9", POPULATION)
-        )
+        percents = (f"{accuracy[arm][:, early].mean():.0%} with {arm}" for arm in ("0.999", "0.99", "0.9"))
+        title = f"Evaluated after {steps[early]} steps: {', '.join(percents)}"
         note = f"Convolutional network on digits; line: mean of {seeds} seeds, band: lowest to highest"
         with slide(title, f"Running statistics by momentum (Keras' sense)\n{note}") as (figure, panels):
             first, second = panels[0]
