@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from threadpoolctl import threadpool_limits
 
 from digits.report import make_console
 from experiments.findings import Findings
@@ -42,7 +43,8 @@ def run(name: str, document: str | None, seeds: int, experiment: Callable[[Conso
         return 2
     console = make_console()
     start = time.perf_counter()
-    findings = experiment(console, settings)
+    with threadpool_limits(1):  # the matrices are small: more threads would mostly wait for each other
+        findings = experiment(console, settings)
     show(console, findings)
     written = write(findings, settings.out, name)
     if settings.record:
