@@ -6,7 +6,9 @@ from contextlib import contextmanager
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from digits.plots import GREY, LOOK, SLIDE
 
@@ -38,6 +40,13 @@ def band(axes: Axes, x: Sequence[float] | np.ndarray, runs: np.ndarray, label: s
     axes.plot(x, runs.mean(axis=0), label=label, **look)
 
 
-def plain_numbers(axis: object) -> None:
-    """`100` instead of `10²` on a logarithmic axis with marks worth reading."""
+def plain_numbers(axis: Axis) -> None:
+    """`100` instead of `10²`."""
     axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def logarithmic(axis: Axis) -> None:
+    """Marks at 1, 2 and 5 of every decade, in plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    plain_numbers(axis)
