@@ -22,13 +22,15 @@ from experiments.propagation import Signal
 def experiment(console: Console, settings: Settings) -> Findings:
     """All probes and trainings, one job each."""
     scale, seeds = (QUICK if settings.quick else FULL), range(settings.seeds)
-    jobs = [(beyond.initial, net, name, seed, scale) for net in NETS for name in kinds(scale.width) for seed in seeds]
+    jobs = [
+        (beyond.initial, net, name, seed, scale) for net in NETS for name in kinds(scale.width, net) for seed in seeds
+    ]
     jobs += [
         (beyond.trained, net, name, rate, seed, scale)
         for net in NETS
         for rate in scale.rates[net]
-        for name in kinds(scale.train_width)
-        if rate == scale.rates[net][0] or kinds(scale.train_width)[name].group_size is not None
+        for name, kind in kinds(scale.train_width, net).items()
+        if rate == scale.rates[net][0] or kind.group_size is not None
         for seed in seeds
     ]
     done: dict[tuple[object, ...], Signal | Training] = {}

@@ -354,8 +354,7 @@ def test_beyond_variance_again(quick, name):
     np.testing.assert_allclose(numbers[f"initial | residual | {name} | 0"]["variance"], variances, rtol=1e-4)
 
 
-@pytest.mark.parametrize("net", beyond.NETS)
-@pytest.mark.parametrize("name", beyond.kinds(4))
+@pytest.mark.parametrize(("net", "name"), [(net, name) for net in beyond.NETS for name in beyond.kinds(4, net)])
 def test_beyond_gradients(net, name):
     """The gradient at the first block's output, by central differences along a direction."""
     data = beyond.data()
@@ -379,8 +378,7 @@ def test_beyond_gradients(net, name):
     assert np.sum(gradient * direction) == pytest.approx(difference, rel=1e-5, abs=1e-7)
 
 
-@pytest.mark.parametrize("net", beyond.NETS)
-@pytest.mark.parametrize("name", beyond.kinds(4))
+@pytest.mark.parametrize(("net", "name"), [(net, name) for net in beyond.NETS for name in beyond.kinds(4, net)])
 def test_beyond_training_moves_every_parameter(net, name):
     data = beyond.data()
     network = beyond.build(net, beyond.kinds(4)[name], 4, 2, (8, 8), 0)

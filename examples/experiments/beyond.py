@@ -56,10 +56,10 @@ def group_sizes(width: int) -> list[int]:
     return [2**power for power in range(width.bit_length()) if width % 2**power == 0]
 
 
-def kinds(width: int) -> dict[str, Kind]:
-    """All kinds that are compared and that this normkit has, by name."""
+def kinds(width: int, net: str = RESIDUAL) -> dict[str, Kind]:
+    """All kinds that are compared and that this normkit has, by name; only a residual network has branches to scale."""
     every = [NONE, BATCH, *(group(size, width) for size in group_sizes(width)), WEIGHT, STANDARDIZED]
-    if WEIGHT.available:
+    if net == RESIDUAL:
         every.append(WEIGHT._replace(name=REMEDY))
     return {kind.name: kind for kind in every if kind.available}
 
@@ -97,7 +97,7 @@ class Training(NamedTuple):
 def initial(net: str, name: str, seed: int, scale: Scale) -> Signal:
     """A network as initialized; the batch differs with the seed, too."""
     digits = data()
-    network = build(net, kinds(scale.width)[name], scale.width, scale.depth[net], digits.image_shape, seed)
+    network = build(net, kinds(scale.width, net)[name], scale.width, scale.depth[net], digits.image_shape, seed)
     return probe(network, *probe_batch(digits, seed, scale.batch))
 
 
@@ -111,7 +111,7 @@ def trained(net: str, name: str, rate: float, seed: int, scale: Scale) -> Traini
     """SGD with momentum 0.9, batches of 32, the same learning rate and the same order of data for every kind."""
     digits = data()
     width, depth = scale.train_width, scale.train_depth[net]
-    network = build(net, kinds(width)[name], width, depth, digits.image_shape, seed)
+    network = build(net, kinds(width, net)[name], width, depth, digits.image_shape, seed)
     before = probe(network, *probe_batch(digits, seed, scale.batch))
     optimizer = SGD(network.layers, rate, momentum=0.9)
     batches = shuffled_batches(len(digits.train_labels), 32, np.random.default_rng([seed, 1]))

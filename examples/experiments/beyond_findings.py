@@ -56,9 +56,13 @@ def probe_table(results: Results) -> Table:
     """Claims (b) and (c), at initialization."""
     names = list(kinds(results.scale.width))
     measures = {"similarity": "Cosine", "rank": "Stable rank", "explosion": "Gradient, first ÷ last block"}
-    columns = [spread_columns(results.values(net, names, measure)) for measure in measures for net in NETS]
+    columns = []
+    for measure in measures:
+        for net in NETS:
+            present = list(kinds(results.scale.width, net))
+            columns.append(dict(zip(present, spread_columns(results.values(net, present, measure)), strict=True)))
     heads = [f"{head}, {net}" for head in measures.values() for net in NETS]
-    rows = [(name, *(column[i] for column in columns)) for i, name in enumerate(names)]
+    rows = [(name, *(column.get(name, "") for column in columns)) for name in names]
     return Table(
         "(b), (c) At initialization: penultimate activations of different inputs, gradients", ("Norm", *heads), rows
     )
@@ -72,7 +76,9 @@ def training_table(results: Results) -> Table:
     for name, kind in kinds(results.scale.train_width).items():
         cells = []
         for net, rate in columns:
-            if rate == results.scale.rates[net][0]:
+            if name not in kinds(results.scale.train_width, net):
+                cells.append("")
+            elif rate == results.scale.rates[net][0]:
                 cells.append(spread(results.speed(net, name)))
             else:
                 cells.append(spread(results.final(net, name, rate)) if kind.group_size else "")

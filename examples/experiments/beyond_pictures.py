@@ -24,7 +24,7 @@ def draw_initialization(results: Results) -> Figure:
     note += "; dashed: batch norm"
     with slide(title, f"Lubana, Dick & Tanaka 2021, on digits\n{note}", 2, 2) as (figure, panels):
         variance, gradient, cosine, rank = panels.flat
-        for index, name in enumerate(results.shown(results.scale.width)):
+        for index, name in enumerate(results.shown(results.scale.width, RESIDUAL)):
             runs = np.array([s.variance for s in results.signals(RESIDUAL, name)])
             band(variance, np.arange(1, runs.shape[1] + 1), runs, name, index, markevery=3)
         for panel in (variance, gradient):
@@ -60,7 +60,7 @@ def draw_training(results: Results) -> Figure:
     note = f"SGD, momentum 0.9, the same rate for all; {results.seeds} seeds; curves: mean over 8 steps and seeds"
     with slide(title, f"Lubana, Dick & Tanaka 2021, on digits\n{note}", 1, 3) as (figure, panels):
         for panel, net in zip(panels[0], NETS, strict=False):
-            for index, name in enumerate(results.shown(results.scale.train_width)):
+            for index, name in enumerate(results.shown(results.scale.train_width, net)):
                 runs = [t.losses for t in results.trainings(net, name, results.scale.rates[net][0])]
                 draw_losses(panel, np.array(runs), name, index)
             panel.set(yscale="log", xlabel="Step", title=f"{net.capitalize()}: training loss")
@@ -68,7 +68,7 @@ def draw_training(results: Results) -> Figure:
             panel.legend(fontsize=10)
         last = panels[0, -1]
         for index, net in enumerate(NETS):
-            for name, kind in kinds(results.scale.train_width).items():
+            for name, kind in kinds(results.scale.train_width, net).items():
                 if kind.norm:
                     trainings = results.trainings(net, name, results.scale.rates[net][0])
                     alike = [t.before.similarity for t in trainings]

@@ -57,11 +57,11 @@ class Results(NamedTuple):
         """Network, position and value of every learning rate."""
         return [(net, i, rate) for net in NETS for i, rate in enumerate(self.scale.rates[net])]
 
-    def shown(self, width: int) -> list[str]:
+    def shown(self, width: int, net: str) -> list[str]:
         """The kinds that get a line of their own."""
         middle = group(4, width).name
         sizes = [group(1, width).name, middle, group(width, width).name]
-        others = [name for name, kind in kinds(width).items() if not kind.norm and name != NONE.name]
+        others = [name for name, kind in kinds(width, net).items() if not kind.norm and name != NONE.name]
         return [NONE.name, BATCH.name, *sizes, *others]
 
     def numbers(self) -> dict[str, object]:
