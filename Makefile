@@ -7,7 +7,8 @@ export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 
 SOURCES := Cargo.toml Cargo.lock pyproject.toml .cargo/config.toml $(shell find rust python -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo demo-mpi demo-dask demo-precise test lint format bench wheel clean
+.PHONY: demo demo-mpi demo-dask demo-precise experiment-ranges experiment-momentum experiment-batch-size \
+        experiment-beyond test lint format bench wheel clean
 .DEFAULT_GOAL := test
 
 $(BIN)/python:
@@ -36,6 +37,19 @@ demo-dask: $(VENV)/.installed-examples
 # What precise batch-norm statistics change, beside the moving average, with a table and a plot in out/.
 demo-precise: $(VENV)/.installed-examples
 	$(BIN)/python examples/precise_bn.py $(ARGS)
+
+# The experiments of docs/experiments.md: tables, verdicts and pictures in out/. ARGS=--quick for a first look.
+experiment-ranges: $(VENV)/.installed-examples
+	$(BIN)/python examples/feature_ranges.py $(ARGS)
+
+experiment-momentum: $(VENV)/.installed-examples
+	$(BIN)/python examples/ema_momentum.py $(ARGS)
+
+experiment-batch-size: $(VENV)/.installed-examples
+	$(BIN)/python examples/batch_size.py $(ARGS)
+
+experiment-beyond: $(VENV)/.installed-examples
+	$(BIN)/python examples/beyond_batchnorm.py $(ARGS)
 
 # All tests: the core crate's, then the Python package's.
 test: $(VENV)/.installed-dev
