@@ -163,7 +163,7 @@ def test_inference_with_eps_inside_and_outside_of_the_root(outside, eps):
 
 @pytest.mark.parametrize(("var", "apart"), [(1.0, 4.0e-6), (1e-4, 0.0487)])
 def test_the_two_forms_of_eps_are_apart_as_documented(var, apart):
-    """docs/parts/convert.md; from sqrt(var + 1e-5) / (sqrt(var) + 1e-6) - 1, to the digits given there."""
+    """docs/convert.md; from sqrt(var + 1e-5) / (sqrt(var) + 1e-6) - 1, to the digits given there."""
     inside, outside = make_batchnorm_layer(1), make_batchnorm_layer(1, eps=1e-6, eps_outside=True)
     x = np.array([[1.0], [-2.0]])
     for layer in (inside, outside):
