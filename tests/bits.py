@@ -10,19 +10,44 @@ import numpy as np
 
 import checks
 import normkit as nk
-from cases import BY_NAME, DTYPES, LARGE_SHAPES, SHAPES, Case, cases, values
+from cases import (
+    ALL_DTYPES,
+    BY_NAME,
+    DTYPES,
+    HALVES,
+    LARGE_SHAPES,
+    LAYOUTS,
+    SHAPES,
+    Case,
+    all_of,
+    covered,
+    rotated,
+    thin,
+    values,
+)
 
 # Every shape in two layouts, every layout in three shapes, and what is large enough to be cut for the threads.
-LAYOUTS = ("c_order", "channels_last")
+TWO = ("c_order", "channels_last")
 SOME = ((33, 17, 7, 7), (2, 3, 257), (256, 128))
 LARGE = ((4, *LARGE_SHAPES[0][1:]), *LARGE_SHAPES[1:])
+# The other norms: just large enough for several tasks in every dtype, short and long rows, columns, one channel.
+CUT = ((8, 64, 33, 33), (40, 130, 9, 9), (3001, 128), (2, 3, 70_001), (1, 1, 300_001))
 
 
 def all_cases(large_only=False):
+    full, others, fused = covered("full"), covered("rotated"), covered("thin")
     if not large_only:
-        yield from cases(SHAPES, LAYOUTS)
-        yield from cases(SOME)
-    yield from cases(LARGE, LAYOUTS)
+        yield from all_of(full, SHAPES, TWO, DTYPES)
+        yield from all_of(full, SOME, tuple(LAYOUTS), DTYPES)
+        small = [shape for shape in SHAPES if np.prod(shape) < 200_000]
+        yield from rotated(others, small, DTYPES[:1])
+        yield from thin((*full, *others, *fused), small, start=1)
+    yield from all_of(full, LARGE, TWO, DTYPES)
+    yield from rotated(full, CUT[:2], HALVES)
+    for k, row in enumerate((*others, *fused)):  # each meets two of the shapes; one of each dtype width
+        for n in (0, 1):
+            dtype = ALL_DTYPES[(k // len(CUT) + 2 * n) % 4]
+            yield from rotated((row,), (CUT[(k + 2 * n) % len(CUT)],), (dtype,), start=k + n)
 
 
 def digest(*arrays):
@@ -35,10 +60,11 @@ def digest(*arrays):
 def of_case(case: Case):
     row, i = BY_NAME[case.norm], case.inputs()
     running = {}
-    if case.norm == "batch_norm":
+    if row.function in ("batch_norm", "batch_renorm") and not row.frozen:
         running = {"running_mean": i.running_mean.copy(), "running_var": i.running_var.copy()}
     y, cache = row.forward(i, **running)
-    return digest(y, cache.mean, cache.rstd, *row.backward(i.dy, cache), *running.values())
+    statistics = () if i.style is not None else (cache.rstd,) if "rms" in case.norm else (cache.mean, cache.rstd)
+    return digest(y, *statistics, *row.backward(i.dy, cache), *running.values())
 
 
 def of_the_rest():
@@ -55,6 +81,12 @@ def of_the_rest():
                 yield f"moments-{shape}-{axis}-{dtype}", digest(m.mean, m.m2, m.var(1))
         y = nk.batch_norm_inference(i.x, i.running_mean, i.running_var, i.weight, i.bias)
         yield f"inference-{dtype}", digest(y)
+    i = values((64, 64, 17, 17), DTYPES[0])
+    for dtype in ALL_DTYPES:
+        for activation in (None, "relu", "leaky_relu", "silu"):
+            how = {"activation": activation, "residual": i.dy.astype(dtype)}
+            y = nk.batch_norm_inference(i.x.astype(dtype), i.running_mean, i.running_var, i.weight, i.bias, **how)
+            yield f"inference-{activation}-residual-{dtype}", digest(y)
 
 
 def hashes(large_only=False):

@@ -5,14 +5,26 @@ A new norm is one row in `NORMS`. No pytest here: benches import this file too.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import chain
 
 import numpy as np
 
 import normkit as nk
 import reference
-
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+from data import (
+    ALL_DTYPES,
+    DTYPES,
+    HALVES,
+    Inputs,
+    lay_out,
+    values,
+    with_axes,
+    with_mask,
+    with_residual,
+    with_style,
+)
+from layouts import DENSE, LAYOUTS, exists
 
 SHAPES = (  # (N, C, *spatial)
     (1, 1, 1, 1),
@@ -45,81 +57,7 @@ SHAPES = (  # (N, C, *spatial)
 LARGE_SHAPES = ((16, 64, 33, 33), (40, 130, 14, 14), (64, 256, 7, 7), (3001, 256), (2, 3, 150_001), (1, 1, 700_001))
 
 
-# --- layouts: values in C order with the channels on axis 1 -> (the same values in another memory, channel axis) ---
-
-
-def channels_last(a):
-    return np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1
-
-
-def channels_last_memory(a):
-    return np.moveaxis(channels_last(a)[0], -1, 1), 1
-
-
-def channels_first(a):
-    return np.ascontiguousarray(np.moveaxis(a, 1, 0)), 0
-
-
-def sliced(a):
-    buffer = np.full((a.shape[0] + 1, *a.shape[1:-1], 2 * a.shape[-1] + 1), np.nan, a.dtype)
-    view = buffer[1:, ..., 1::2]
-    view[...] = a
-    return view, 1
-
-
-def reversed_axes(a):
-    backwards = (slice(None, None, -1),) * a.ndim
-    return np.ascontiguousarray(a[backwards])[backwards], 1
-
-
-def broadcast(a):
-    return np.broadcast_to(a[:1], a.shape), 1
-
-
-def misaligned(a):
-    view = np.zeros(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
-    view[...] = a
-    return view, 1
-
-
-def read_only(a):
-    a = a.copy()
-    a.flags.writeable = False
-    return a, 1
-
-
-LAYOUTS: dict[str, Callable] = {
-    "c_order": lambda a: (np.array(a, order="C"), 1),
-    "channels_last": channels_last,
-    "channels_last_memory": channels_last_memory,
-    "channels_first": channels_first,
-    "fortran": lambda a: (np.array(a, order="F"), 1),
-    "sliced": sliced,
-    "reversed": reversed_axes,
-    "broadcast": broadcast,
-    "misaligned": misaligned,
-    "byte_swapped": lambda a: (a.astype(a.dtype.newbyteorder()), 1),
-    "read_only": read_only,
-}
-DENSE = ("c_order", "channels_last", "channels_last_memory", "channels_first", "fortran")
-
-
 # --- norms -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Everything that any norm of the table may ask for, for one x."""
-
-    x: np.ndarray
-    dy: np.ndarray
-    weight: np.ndarray | None
-    bias: np.ndarray | None
-    running_mean: np.ndarray
-    running_var: np.ndarray
-    axis: int
-    groups: int
-    eps: float = 1e-5
 
 
 @dataclass(frozen=True)
@@ -127,67 +65,191 @@ class NormRow:
     """How a norm is called, what the oracle says it should give, and for which shapes its forward is defined."""
 
     name: str
+    function: str
     forward: Callable[..., tuple]
-    backward: Callable[..., tuple]
-    oracle: Callable[[Inputs], reference.Norm]
-    defined: Callable[[tuple], bool]
+    oracle: Callable[[Inputs], reference.Norm | reference.Adaptive]
+    defined: Callable[[tuple], bool] = lambda shape: True
+    prepare: Callable[[Inputs], Inputs] = lambda i: i  # adds what only this norm asks for
+    coverage: str = "rotated"  # how much of shapes x layouts x dtypes the table takes
+
+    @property
+    def backward(self):
+        return getattr(nk, f"{self.function}_backward")
+
+    @property
+    def frozen(self):
+        """By given statistics: one value per channel will do, and x may be overwritten."""
+        return "frozen" in self.name
+
+
+def several(shape):
+    """More than one value per channel."""
+    return np.prod(shape) > shape[1]
+
+
+def options(i, activation=None):
+    given = {"activation": activation, "residual": i.residual, "mask": i.mask}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def batch(i, *, activation=None, **kw):
+    return nk.batch_norm(i.x, i.weight, i.bias, eps=i.eps, axis=i.axis, **options(i, activation), **kw)
+
+
+def batch_frozen(i, *, activation=None, **kw):
+    statistics = i.running_mean, i.running_var
+    how = {"training": False, "eps": i.eps, "axis": i.axis}
+    return nk.batch_norm(i.x, i.weight, i.bias, *statistics, **how, **options(i, activation), **kw)
+
+
+def group(i, *, activation=None, **kw):
+    return nk.group_norm(i.x, i.groups, i.weight, i.bias, eps=i.eps, axis=i.axis, **options(i, activation), **kw)
+
+
+def instance(i, *, activation=None, **kw):
+    return nk.instance_norm(i.x, i.weight, i.bias, eps=i.eps, axis=i.axis, **options(i, activation), **kw)
+
+
+def layer(i, **kw):
+    return nk.layer_norm(i.x, i.weight, i.bias, axis=i.axes, eps=i.eps, **kw)
+
+
+def rms(i, **kw):
+    return nk.rms_norm(i.x, i.weight, axis=i.axes, eps=i.eps, **kw)
+
+
+def adaptive(i, *, ddof=0, **kw):
+    return nk.adaptive_instance_norm(i.x, i.style, eps=i.eps, ddof=ddof, axis=i.axis, **kw)
+
+
+CLIPS = {"r_max": 1.5, "d_max": 0.5}  # some channels of `values` are beyond, some are not
+
+
+def renorm(i, *, running_mean=None, running_var=None, **kw):
+    """The caller's running statistics are left alone unless given here."""
+    mean = i.running_mean.copy() if running_mean is None else running_mean
+    var = i.running_var.copy() if running_var is None else running_var
+    return nk.batch_renorm(i.x, mean, var, i.weight, i.bias, eps=i.eps, axis=i.axis, **CLIPS, **kw)
+
+
+def of_batch(i, activation=None):
+    how = {"eps": i.eps, "axis": i.axis, "activation": activation, "residual": i.residual, "mask": i.mask}
+    return reference.norm(i.x, i.weight, i.bias, **how)
+
+
+def of_batch_frozen(i, activation=None):
+    how = {"eps": i.eps, "axis": i.axis, "activation": activation, "residual": i.residual, "mask": i.mask}
+    return reference.norm(i.x, i.weight, i.bias, mean=i.running_mean, var=i.running_var, **how)
+
+
+def of_group(i, activation=None):
+    how = {"eps": i.eps, "axis": i.axis, "activation": activation, "residual": i.residual}
+    return reference.norm(i.x, i.weight, i.bias, groups=i.groups, **how)
+
+
+def of_instance(i, activation=None):
+    how = {"eps": i.eps, "axis": i.axis, "activation": activation, "residual": i.residual}
+    return reference.instance_norm(i.x, i.weight, i.bias, **how)
+
+
+def of_renorm(i):
+    running = i.running_mean, i.running_var
+    return reference.batch_renorm(i.x, *running, i.weight, i.bias, eps=i.eps, axis=i.axis, **CLIPS)
+
+
+CHANNEL_NORMS = {  # those that fuse an activation and a residual
+    "batch_norm": ("batch_norm", batch, of_batch, several),
+    "batch_norm_frozen": ("batch_norm", batch_frozen, of_batch_frozen, lambda shape: True),
+    "group_norm": ("group_norm", group, of_group, lambda shape: True),
+    "instance_norm": ("instance_norm", instance, of_instance, lambda shape: True),
+}
+ACTIVATIONS = ("relu", "leaky_relu", "silu")
+AXES: dict[str, Callable[[int], tuple[int, ...]]] = {  # of (N, C, *spatial)
+    "channels": lambda ndim: (1,),
+    "sample": lambda ndim: tuple(range(1, ndim)),
+    "last": lambda ndim: (ndim - 1,),
+    "but_channels": lambda ndim: (0, *range(2, ndim)),
+}
+
+
+def channel_rows():
+    for name, (function, forward, oracle, defined) in CHANNEL_NORMS.items():
+        coverage = "rotated" if function == "instance_norm" else "full"
+        yield NormRow(name, function, forward, oracle, defined, coverage=coverage)
+
+
+def fused_rows():
+    """Every activation with and without a residual, and a residual alone."""
+    for name, (function, forward, oracle, defined) in CHANNEL_NORMS.items():
+        for activation in (None, *ACTIVATIONS):
+            for residual in (False, True):
+                if activation or residual:
+                    yield NormRow(
+                        "-".join(filter(None, (name, activation, "residual" * residual))),
+                        function,
+                        partial(forward, activation=activation),
+                        partial(oracle, activation=activation),
+                        defined,
+                        with_residual if residual else lambda i: i,
+                        "thin",
+                    )
+
+
+def masked_rows():
+    for name in ("batch_norm", "batch_norm_frozen"):
+        function, forward, oracle, defined = CHANNEL_NORMS[name]
+        yield NormRow(f"{name}-mask", function, forward, oracle, defined, with_mask)
+        for activation in ACTIVATIONS:
+            yield NormRow(
+                f"{name}-mask-{activation}-residual",
+                function,
+                partial(forward, activation=activation),
+                partial(oracle, activation=activation),
+                defined,
+                lambda i: with_mask(with_residual(i)),
+                "thin",
+            )
+
+
+def axes_rows():
+    for name, axes in AXES.items():
+        prepare = lambda i, axes=axes: with_axes(i, axes(i.x.ndim))  # noqa: E731
+        yield NormRow(
+            f"layer_norm-{name}", "layer_norm", layer,
+            lambda i: reference.layer_norm(i.x, i.weight, i.bias, axis=i.axes, eps=i.eps), prepare=prepare,
+        )  # fmt: skip
+        yield NormRow(
+            f"rms_norm-{name}", "rms_norm", rms,
+            lambda i: reference.rms_norm(i.x, i.weight, axis=i.axes, eps=i.eps),
+            prepare=lambda i, prepare=prepare: replace(prepare(i), bias=None),
+        )  # fmt: skip
+
+
+def adaptive_rows():
+    for ddof in (0, 1):
+        yield NormRow(
+            f"adaptive_instance_norm-ddof_{ddof}",
+            "adaptive_instance_norm",
+            partial(adaptive, ddof=ddof),
+            lambda i, ddof=ddof: reference.adaptive_instance_norm(i.x, i.style, axis=i.axis, eps=i.eps, ddof=ddof),
+            lambda shape, ddof=ddof: np.prod(shape[2:]) > ddof,
+            with_style,
+        )
 
 
 NORMS = (
-    NormRow(
-        "batch_norm",
-        lambda i, **kw: nk.batch_norm(i.x, i.weight, i.bias, eps=i.eps, axis=i.axis, **kw),
-        nk.batch_norm_backward,
-        lambda i: reference.norm(i.x, i.weight, i.bias, eps=i.eps, axis=i.axis),
-        lambda shape: np.prod(shape) > shape[1],
-    ),
-    NormRow(
-        "batch_norm_frozen",
-        lambda i, **kw: nk.batch_norm(
-            i.x, i.weight, i.bias, i.running_mean, i.running_var, training=False, eps=i.eps, axis=i.axis, **kw
-        ),
-        nk.batch_norm_backward,
-        lambda i: reference.norm(i.x, i.weight, i.bias, eps=i.eps, axis=i.axis, mean=i.running_mean, var=i.running_var),
-        lambda shape: True,
-    ),
-    NormRow(
-        "group_norm",
-        lambda i, **kw: nk.group_norm(i.x, i.groups, i.weight, i.bias, eps=i.eps, axis=i.axis, **kw),
-        nk.group_norm_backward,
-        lambda i: reference.norm(i.x, i.weight, i.bias, eps=i.eps, axis=i.axis, groups=i.groups),
-        lambda shape: True,
-    ),
+    *channel_rows(),
+    *axes_rows(),
+    *adaptive_rows(),
+    NormRow("batch_renorm", "batch_renorm", renorm, of_renorm, several),
+    NormRow("batch_renorm_frozen", "batch_renorm", partial(renorm, training=False), of_batch_frozen),
+    *fused_rows(),
+    *masked_rows(),
 )
 BY_NAME = {row.name: row for row in NORMS}
 
 
-def groups_for(channels):
-    return next(g for g in (32, 7, 2, 1) if channels % g == 0)
-
-
-def values(shape, dtype, *, seed=0, mean=3.0, sigma=2.0):
-    """Inputs of (N, C, *spatial) in C order: normal, every channel with its own mean and spread."""
-    rng = np.random.default_rng([seed, *shape])
-    c = (1, shape[1], *(1 for _ in shape[2:]))
-    x = rng.standard_normal(shape) * sigma * rng.uniform(0.5, 2, c) + mean * rng.uniform(-1, 1, c)
-    dy = rng.standard_normal(shape) + rng.uniform(-1, 1, c)
-    return Inputs(
-        x=x.astype(dtype),
-        dy=dy.astype(dtype),
-        weight=rng.uniform(-2, 2, shape[1]).astype(dtype),
-        bias=rng.uniform(-2, 2, shape[1]).astype(dtype),
-        running_mean=rng.uniform(-2, 2, shape[1]).astype(dtype),
-        running_var=rng.uniform(0.5, 4, shape[1]).astype(dtype),
-        axis=1,
-        groups=groups_for(shape[1]),
-    )
-
-
-def lay_out(inputs, layout):
-    """The same inputs with x and dy in another memory."""
-    x, axis = LAYOUTS[layout](inputs.x)
-    dy, _ = LAYOUTS[layout](inputs.dy)
-    return replace(inputs, x=x, dy=dy, axis=axis)
+# --- cases -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -201,35 +263,61 @@ class Case:
         return f"{self.norm}-{'x'.join(map(str, self.shape))}-{self.layout}-{self.dtype.name}"
 
     def inputs(self):
-        return lay_out(_shared_values(self.shape, self.dtype), self.layout)
-
-    def expected(self):
-        """The oracle's forward with the channels on axis 1, whatever the layout; and (dx, dweight, dbias)."""
-        return _expected(self.norm, self.shape, self.dtype, self.layout == "broadcast")
+        return lay_out(_prepared(self.norm, self.shape, self.dtype), self.layout)
 
 
 @lru_cache(maxsize=2)
 def _shared_values(shape, dtype):
     """Read-only: many cases see the same arrays."""
-    inputs = values(shape, dtype)
-    for array in (inputs.x, inputs.dy, inputs.weight, inputs.bias, inputs.running_mean, inputs.running_var):
-        array.flags.writeable = False
-    return inputs
+    return values(shape, dtype).read_only()
 
 
-@lru_cache(maxsize=2)
-def _expected(norm, shape, dtype, is_broadcast):
-    inputs = lay_out(_shared_values(shape, dtype), "broadcast" if is_broadcast else "c_order")
-    result = BY_NAME[norm].oracle(inputs)
-    return result, result.backward(inputs.dy), inputs.dy
+@lru_cache(maxsize=4)
+def _prepared(norm, shape, dtype):
+    return BY_NAME[norm].prepare(_shared_values(shape, dtype)).read_only()
 
 
-def cases(shapes=SHAPES, layouts=tuple(LAYOUTS), dtypes=DTYPES) -> Iterator[Case]:
-    """Every case of the table, in an order that lets neighbours share their values and their oracle."""
+def is_big(shape):
+    return np.prod(shape) > 200_000
+
+
+def all_of(rows, shapes, layouts, dtypes) -> Iterator[Case]:
+    """Every combination, in an order that lets neighbours share their values and their oracle."""
     for shape in shapes:
-        big = np.prod(shape) > 200_000
         for dtype in dtypes:
-            for row in NORMS:
+            for row in rows:
                 for layout in layouts:
-                    if row.defined(shape) and not (big and layout not in DENSE):
+                    if row.defined(shape) and not (is_big(shape) and layout not in DENSE) and exists(layout, dtype):
                         yield Case(row.name, shape, layout, dtype)
+
+
+def rotated(rows, shapes, dtypes=ALL_DTYPES, *, start=0) -> Iterator[Case]:
+    """Every row with every shape and dtype, each in one layout, another one for the next."""
+    for s, shape in enumerate(shapes):
+        layouts = DENSE if is_big(shape) else tuple(LAYOUTS)
+        for d, dtype in enumerate(dtypes):
+            for k, row in enumerate(rows):
+                yield from all_of((row,), (shape,), (layouts[(s + 3 * d + k + start) % len(layouts)],), (dtype,))
+
+
+def thin(rows, shapes, *, start=0) -> Iterator[Case]:
+    """Every row with every shape, each in one layout and dtype, others for the next."""
+    for s, shape in enumerate(shapes):
+        for k, row in enumerate(rows):
+            yield from rotated((row,), (shape,), (ALL_DTYPES[(s + k) % 4],), start=s + k + start)
+
+
+def covered(coverage):
+    return [row for row in NORMS if row.coverage == coverage]
+
+
+def cases() -> Iterator[Case]:
+    """The whole table, each row as thoroughly as it says. All layouts meet all norms, dtypes and shapes in pairs."""
+    full, others = covered("full"), covered("rotated")
+    return chain(
+        all_of(full, SHAPES, tuple(LAYOUTS), DTYPES),
+        rotated(full, SHAPES, HALVES),
+        all_of(others, SHAPES, ("c_order",), DTYPES),
+        rotated(others, SHAPES, start=1),
+        thin(covered("thin"), [shape for shape in SHAPES if np.prod(shape) < 400_000]),
+    )

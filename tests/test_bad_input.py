@@ -35,6 +35,20 @@ def good(function):
         "batch_norm_inference": lambda: {"x": x, "mean": array(6), "var": array(6), **parameters},
         "group_norm": lambda: {"x": x, "num_groups": 2, **parameters},
         "group_norm_backward": lambda: {"dy": array(*SHAPE), "cache": nk.group_norm(x, 2, **parameters)[1]},
+        "instance_norm": lambda: {"x": x, **parameters},
+        "instance_norm_backward": lambda: {"dy": array(*SHAPE), "cache": nk.instance_norm(x, **parameters)[1]},
+        "layer_norm": lambda: {"x": x, "weight": array(6, 5), "bias": array(6, 5), "axis": (1, 2)},
+        "layer_norm_backward": lambda: {"dy": array(*SHAPE), "cache": nk.layer_norm(x, array(5))[1]},
+        "rms_norm": lambda: {"x": x, "weight": array(6, 5), "axis": (1, 2)},
+        "rms_norm_backward": lambda: {"dy": array(*SHAPE), "cache": nk.rms_norm(x, array(5))[1]},
+        "adaptive_instance_norm": lambda: {"content": x, "style": array(4, 6, 7)},
+        "adaptive_instance_norm_backward": lambda: {
+            "dy": array(*SHAPE), "cache": nk.adaptive_instance_norm(x, array(4, 6, 7))[1],
+        },
+        "batch_renorm": lambda: {"x": x, **statistics, **parameters, "r_max": 2.0, "d_max": 1.0},
+        "batch_renorm_backward": lambda: {
+            "dy": array(*SHAPE), "cache": nk.batch_renorm(x, *statistics.values(), **parameters)[1],
+        },
         "moments": lambda: {"x": x, "axis": 0},
         "fold_conv_bn": lambda: {
             "conv_weight": array(6, 4, 3), "conv_bias": array(6), **statistics, **parameters, "eps": 1e-5, "groups": 1,
@@ -82,10 +96,10 @@ def of_channels(argument, optional=True, c=6):
     return wrong if optional else [*wrong, ({argument: None}, argument, T)]
 
 
-def of_x(*, axis=True):
-    rows = each("x", [*NOT_ARRAYS, None, *NOT_FLOATS], T)
+def of_x(*, axis=True, name="x"):
+    rows = each(name, [*NOT_ARRAYS, None, *NOT_FLOATS], T)
     if axis:
-        rows += [({"x": array()}, "x|axis", V), ({"x": array(6)}, "x|axis", V)]
+        rows += [({name: array()}, f"{name}|axis", V), ({name: array(6)}, f"{name}|axis", V)]
         rows += each("axis", (3, -4, 2**40), V) + each("axis", (*NOT_INTEGERS, 1.0), T)
     return rows
 
@@ -96,6 +110,48 @@ def of_eps():
 
 def of_out():
     return [({"out": out}, "out", error) for out, error in FLOAT_OUT]
+
+
+def of_axes():
+    """Of a norm over (1, 2): their shape is the weight's."""
+    tuples = ((0, 0), (1, -2), (0, 3), (-4, 1), (), (1, 2**40))
+    return [
+        *each("axis", (3, -4, 2**40, *tuples), V),
+        *each("axis", ("text", 1.5, (0, "text"), (0, 1.5), object()), T),
+        ({"x": array()}, "x|axis", V),
+        *each("weight", [array(*s) for s in ((6,), (5,), (5, 6), (30,), (6, 4), (4, 6, 5), (1, 1), (0, 5), ())], V),
+        *each("weight", [*NOT_ARRAYS, np.ones((6, 5), np.int64), np.full((6, 5), None)], T),
+        ({"axis": 1}, "weight", V),
+        ({"axis": -1}, "weight", V),
+        ({"axis": (0, 2)}, "weight", V),
+    ]
+
+
+def of_fused():
+    return [
+        *each("activation", ("gelu", "", "relu6", "leaky_relu "), V),
+        *each("activation", (1, 0.1, True, object(), np.maximum, b"relu"), T),
+        *each(
+            "residual", [array(*s) for s in ((4, 6, 4), (4, 6), (1, 6, 5), (4, 1, 5), (1, *SHAPE), (4, 5, 6), ())], V
+        ),
+        *each("residual", [*NOT_ARRAYS, *NOT_FLOATS], T),
+    ]
+
+
+def mask(*shape, count=None):
+    m = np.ones(shape, bool)
+    if count is not None:
+        m.flat[count:] = False
+    return m
+
+
+def of_mask():
+    shapes = ((4, 6), (5, 4), (4, 6, 5), (3, 5), (4, 4), (0, 5), (2, 5), (1, 4, 5), (4, 5, 1))
+    return [
+        *each("mask", [mask(*s) for s in shapes], V),
+        *each("mask", [*NOT_ARRAYS, np.ones((4, 5)), np.ones((4, 5), np.uint8), np.full((4, 5), None)], T),
+        ({"mask": mask(4, 5, count=1)}, "x|mask", V),  # one value in a channel, see row 13 of USERS.md
+    ]
 
 
 def negative(*shape):
@@ -136,6 +192,8 @@ TABLE = {
         ({"running_var": frozen(array(6))}, "running_var", V),
         ({"x": array(1, 6, 1)}, "x", V),
         ({"x": array(1, 6)}, "x", V),
+        *of_fused(),
+        *of_mask(),
     ],
     "batch_norm_backward": backward("batch_norm_backward", "group_norm_backward"),
     "batch_norm_inference": [
@@ -146,6 +204,7 @@ TABLE = {
         *of_channels("bias"),
         *of_eps(),
         *of_out(),
+        *of_fused(),
         ({"var": negative(6)}, "var", V),
     ],
     "group_norm": [
@@ -157,8 +216,64 @@ TABLE = {
         *each("num_groups", (0, -1, 4, 5, 7, 12, 2**40), V),
         *each("num_groups", NOT_INTEGERS, T),
         ({"weight": array(2)}, "weight", V),  # per group, as ONNX 18 had it
+        *of_fused(),
     ],
     "group_norm_backward": backward("group_norm_backward", "batch_norm_backward"),
+    "instance_norm": [
+        *of_x(),
+        *of_channels("weight"),
+        *of_channels("bias"),
+        *of_eps(),
+        *of_out(),
+        *of_fused(),
+    ],
+    "instance_norm_backward": backward("instance_norm_backward", "batch_norm_backward"),
+    "layer_norm": [
+        *of_x(axis=False),
+        *of_axes(),
+        *of_eps(),
+        *of_out(),
+        *each("bias", [array(*s) for s in ((6,), (5, 6), (30,), (4, 6, 5), (1, 1), ())], V),
+        *each("bias", [*NOT_ARRAYS, np.ones((6, 5), np.int64)], T),
+    ],
+    "layer_norm_backward": backward("layer_norm_backward", "group_norm_backward"),
+    "rms_norm": [*of_x(axis=False), *of_axes(), *of_eps(), *of_out()],
+    "rms_norm_backward": backward("rms_norm_backward", "layer_norm_backward"),
+    "adaptive_instance_norm": [
+        *of_x(name="content"),
+        *each("style", [*NOT_ARRAYS, None, *NOT_FLOATS], T),
+        *each("style", [array(*s) for s in ((4, 5, 7), (3, 6, 7), (1, 6, 7), (4, 1, 7), (6, 4, 7), (6,), ())], V),
+        *of_eps(),
+        *of_out(),
+        *each("ddof", (-1,), V),
+        *each("ddof", ("text", None, 0.5), T),
+    ],
+    "adaptive_instance_norm_backward": backward("adaptive_instance_norm_backward", "instance_norm_backward"),
+    "batch_renorm": [
+        *of_x(),
+        *of_channels("running_mean", optional=False),
+        *of_channels("running_var", optional=False),
+        *of_channels("weight"),
+        *of_channels("bias"),
+        *of_eps(),
+        *of_out(),
+        *each("momentum", (float("nan"), float("inf"), -0.1, 1.5), V),
+        *each("momentum", NOT_NUMBERS, T),
+        *each("running_var_ddof", (-1, 7), V),
+        *each("running_var_ddof", ("text", None, 0.5), T),
+        *each("training", ("yes", None, object()), T),
+        *each("r_max", (0.99, 0.0, -1.0, float("nan")), V),
+        *each("r_max", NOT_NUMBERS, T),
+        *each("d_max", (-1e-9, -1.0, float("nan")), V),
+        *each("d_max", NOT_NUMBERS, T),
+        ({"running_var": negative(6)}, "running_var", V),  # its root is r's and d's
+        ({"running_var": negative(6), "training": False}, "running_var", V),
+        ({"running_mean": frozen(array(6))}, "running_mean", V),
+        ({"running_var": frozen(array(6))}, "running_var", V),
+        ({"x": array(1, 6, 1)}, "x", V),
+        ({"x": array(1, 6)}, "x", V),
+    ],
+    "batch_renorm_backward": backward("batch_renorm_backward", "batch_norm_backward"),
     "moments": [
         *of_x(axis=False),
         *each("axis", (3, -4, (0, 3), (0, 0), (1, -2)), V),
@@ -235,15 +350,36 @@ def test_integers_are_told_how_to_convert(dtype):
 
 
 @pytest.mark.parametrize("what", ["weight", "bias", "running_mean", "running_var", "x"])
-def test_out_over_another_argument(what):
+@pytest.mark.parametrize("function", ["batch_norm", "batch_renorm"])
+def test_out_over_another_argument(function, what):
     """`out` shares memory with something else that the call reads."""
     buffer = array(4 * 6 * 5 + 6)
     out = buffer[:-6].reshape(SHAPE)
-    arguments = good("batch_norm") | {"out": out, what: out if what == "x" else buffer[3:9]}
+    arguments = good(function) | {"out": out, what: out if what == "x" else buffer[3:9]}
     before = buffers(arguments)
-    with pytest.raises(ValueError, match=r"^batch_norm: `(out|running_mean|running_var)`"):
-        nk.batch_norm(**arguments)
+    with pytest.raises(ValueError, match=rf"^{function}: `(out|running_mean|running_var)`"):
+        getattr(nk, function)(**arguments)
     assert buffers(arguments) == before
+
+
+@pytest.mark.parametrize("function", ["batch_norm", "batch_renorm"])
+@pytest.mark.parametrize("what", ["activation", "weight", "residual", "mask", "out", "r_max"])
+def test_running_statistics_are_as_before_when_something_is_refused(function, what):
+    """Whatever the order of the checks: the last one may not come after an update."""
+    wrong = {
+        "activation": "gelu", "weight": array(5), "residual": array(4, 6, 4), "mask": np.ones((4, 6), bool),
+        "out": array(4, 6, 4), "r_max": 0.5,
+    }  # fmt: skip
+    arguments = good(function) | {what: wrong[what]}
+    if what in ("activation", "residual", "mask") and function == "batch_renorm":
+        return
+    if what == "r_max" and function == "batch_norm":
+        return
+    before = arguments["running_mean"].copy(), arguments["running_var"].copy()
+    with pytest.raises(ValueError, match=rf"^{function}: `{what}`"):
+        getattr(nk, function)(**arguments)
+    assert (arguments["running_mean"] == before[0]).all()
+    assert (arguments["running_var"] == before[1]).all()
 
 
 def test_a_moments_object_is_needed_to_merge():
