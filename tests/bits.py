@@ -44,10 +44,11 @@ def all_cases(large_only=False):
         yield from thin((*full, *others, *fused), small, start=1)
     yield from all_of(full, LARGE, TWO, DTYPES)
     yield from rotated(full, CUT[:2], HALVES)
-    for k, row in enumerate((*others, *fused)):  # each meets two of the shapes; one of each dtype width
-        for n in (0, 1):
-            dtype = ALL_DTYPES[(k // len(CUT) + 2 * n) % 4]
-            yield from rotated((row,), (CUT[(k + 2 * n) % len(CUT)],), (dtype,), start=k + n)
+    for s, shape in enumerate(CUT):
+        for d, dtype in enumerate(ALL_DTYPES):
+            for k, row in enumerate((*others, *fused)):  # each meets two of the shapes, float32 or float64 and a half
+                if (k + 2 * (d // 2)) % len(CUT) == s and (k // len(CUT) - d) % 2 == 0:
+                    yield from rotated((row,), (shape,), (dtype,), start=k + d)
 
 
 def digest(*arrays):

@@ -303,8 +303,10 @@ def rotated(rows, shapes, dtypes=ALL_DTYPES, *, start=0) -> Iterator[Case]:
 def thin(rows, shapes, *, start=0) -> Iterator[Case]:
     """Every row with every shape, each in one layout and dtype, others for the next."""
     for s, shape in enumerate(shapes):
-        for k, row in enumerate(rows):
-            yield from rotated((row,), (shape,), (ALL_DTYPES[(s + k) % 4],), start=s + k + start)
+        for d, dtype in enumerate(ALL_DTYPES):
+            for k, row in enumerate(rows):
+                if (s + k - d) % 4 == 0:
+                    yield from rotated((row,), (shape,), (dtype,), start=s + k + start)
 
 
 def covered(coverage):
