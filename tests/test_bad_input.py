@@ -93,7 +93,7 @@ def of_channels(argument, optional=True, c=6):
     shapes = ((c + 1,), (c - 1,), (1,), (0,), (2, c // 2), (2, c), ())
     wrong = each(argument, [array(*s) for s in shapes], V)
     wrong += each(argument, [*NOT_ARRAYS, np.ones(c, np.int64), np.full(c, "a"), np.full(c, None)], T)
-    return wrong if optional else [*wrong, ({argument: None}, argument, T)]
+    return wrong if optional else [*wrong, ({argument: None}, argument, EITHER)]
 
 
 def of_x(*, axis=True, name="x"):

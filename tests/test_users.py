@@ -665,14 +665,17 @@ def test_activations_by_hand_after_the_residual(dtype, activation, expected):
 
 @pytest.mark.parametrize("dtype", [F32, F64, np.float16, ml_dtypes.bfloat16])
 def test_silu_of_very_large_and_very_small_numbers(dtype):
-    """exp(-z) overflows and underflows; the function does not: 0 on the left, z on the right, its slope 0 and 1."""
+    """exp(-z) overflows and underflows; the function does not: 0 on the left, z on the right, its slope 0 and 1.
+
+    On the left as near to 0 as the contract says of any y; on the right exactly.
+    """
     z = np.array([-3e4, -1000, -200, 200, 1000, 3e4]).astype(dtype)[:, None]
     y = nk.batch_norm_inference(z, np.zeros(1), np.ones(1), eps=0.0, activation="silu")
-    assert (y[:3] == 0).all()
+    within_contract(y[:3], np.zeros((3, 1)))
     assert (y[3:] == z[3:]).all()
     _, cache = nk.batch_norm(z, None, None, np.zeros(1), np.ones(1), training=False, eps=0.0, activation="silu")
     dx = nk.batch_norm_backward(np.ones_like(z), cache).dx
-    assert (dx[:3] == 0).all()
+    within_contract(dx[:3], np.zeros((3, 1)))
     assert (dx[3:] == 1).all()
 
 
