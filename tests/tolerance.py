@@ -35,7 +35,8 @@ forward's y shows.
 sigma/sigma_running of mean/sigma, hence off by rho times what h is off by. As constants they scale the gradients:
 dweight = r·sum(dz·h) + d·sum(dz).
 
-*Adaptive instance norm*: g and b are statistics of the style, with their errors of 4 ulp. dstyle = dmean/M +
+*Adaptive instance norm*: g and b are statistics of the style, with their errors of 4 ulp. g may be any size (weights
+above are of order 1): what the contract says of h, 1e-6·max(1, |h|), is multiplied by it. dstyle = dmean/M +
 dsigma·h/(M - ddof): the sums' errors, that of h (SUM covers it), and 8 eps for operations.
 
 *Half precision.* Inputs are exact in float32 and everything is computed there; storing y or dx (or a gradient of a
@@ -152,7 +153,9 @@ def of_style(result, dtype):
 
 def adaptive_y(result, dtype):
     sigma, mean = of_style(result, dtype)
-    within = y(result.content, compute(dtype)) + sigma * np.abs(result.content.x_hat) + mean
+    content, own = result.content, compute(dtype)
+    of_hat = (64 * eps_of(own) if own.itemsize == 8 else 1e-6) * np.abs(content.gamma) * x_hat(content, own)
+    within = np.maximum(y(content, own), of_hat) + sigma * np.abs(content.x_hat) + mean
     return stored(result.y, within, dtype) if is_half(dtype) else within
 
 
