@@ -113,7 +113,9 @@ def check_merged(merged, whole, dtype):
     tolerance.assert_within(merged.m2, m2, within, "m2")
 
 
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=8), st.sampled_from(DTYPES), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=8), st.sampled_from(ALL_DTYPES), st.randoms(use_true_random=False)
+)
 def test_parts_merge_in_any_order(sizes, dtype, random):
     """Any two of what is left, until one is left, each sent as a pickle: what an engine's reduction does."""
     rng = np.random.default_rng(random.getrandbits(32))
