@@ -89,13 +89,17 @@ def test_var_takes_ddof():
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.sampled_from(ALL_DTYPES), st.integers(0, 2**32 - 1))
 def test_merged_parts_equal_the_whole(sizes, dtype, seed):
-    """Uneven and empty parts, in order. Every merge adds a few roundings in float64 to the parts' own error."""
+    """Uneven and empty parts, merged two by two in any order.
+
+    Every merge adds a few roundings in float64 to the parts' own error.
+    """
     rng = np.random.default_rng(seed)
     parts = [(rng.standard_normal((n, 4)) * 2 + 100).astype(dtype) for n in sizes]
-    merged = nk.moments(parts[0], 0)
-    for part in parts[1:]:
-        merged = merged.merge(nk.moments(part, 0))
-    check_merged(merged, np.concatenate(parts), dtype)
+    left = [nk.moments(part, 0) for part in parts]
+    while len(left) > 1:
+        one, other = (left.pop(rng.integers(len(left))) for _ in range(2))
+        left.append(one.merge(other))
+    check_merged(left[0], np.concatenate(parts), dtype)
 
 
 def check_merged(merged, whole, dtype):
