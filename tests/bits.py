@@ -3,8 +3,8 @@
 `python bits.py` prints {case: hash} as JSON.
 """
 
-import hashlib
 import json
+import zlib
 
 import numpy as np
 
@@ -52,10 +52,13 @@ def all_cases(large_only=False):
 
 
 def digest(*arrays):
-    h = hashlib.sha256()
+    """Nobody forges results here, and a checksum takes an eighth of the time."""
+    h = 0
     for a in arrays:
-        h.update(b"none" if a is None else repr(np.shape(a)).encode() + checks.canonical(a))
-    return h.hexdigest()[:16]
+        h = zlib.crc32(b"none" if a is None else repr(np.shape(a)).encode(), h)
+        if a is not None:
+            h = zlib.crc32(checks.canonical(a), h)
+    return f"{h:08x}"
 
 
 def of_case(case: Case):
