@@ -15,9 +15,6 @@ from subprocesses import output
 
 F16, BF16 = HALVES
 
-# Every number is looked at, signalling NaN too, which says so.
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
-
 
 def every_number(dtype):
     """All 65536 of them, infinities and NaN too, as (N, 1)."""
