@@ -31,10 +31,23 @@ PLACES = tuple(name for name in LAYOUTS if name not in ("channels_last", "channe
 FUNCTIONS = ("weight_norm", "spectral_norm", "scaled_weight_standardization")
 
 
+try:
+    import ml_dtypes
+except ImportError:
+    ml_dtypes = None
+HALVES = (np.dtype(np.float16), *((np.dtype(ml_dtypes.bfloat16),) if ml_dtypes else ()))
+
+
+def finfo(dtype):
+    return np.finfo(dtype) if dtype.kind == "f" else ml_dtypes.finfo(dtype)
+
+
 def rounded(expected, dtype, size=None):
     """Half an ulp of `expected`, and WIDE of the magnitudes of its terms."""
-    half = np.abs(expected) * np.finfo(dtype).eps / 2 + np.finfo(dtype).smallest_subnormal / 2
-    return half * (1 + 1e-6) + WIDE * (np.abs(expected) if size is None else size)
+    info = finfo(np.dtype(dtype))
+    _, exponent = np.frexp(np.abs(expected))
+    ulp = np.maximum(np.ldexp(float(info.eps), exponent - 1), float(info.smallest_subnormal))
+    return ulp / 2 + WIDE * (np.abs(expected) if size is None else size)
 
 
 def values(shape, dtype=F64, seed=0, mean=0.3):
@@ -147,6 +160,15 @@ def test_against_the_oracle(shape, layout, dtype):
     for w, dweight in run_all(weight, dw):
         if layout in ("c_order", "fortran", "channels_last_memory"):  # dense
             assert checks.stride_order(w) == checks.stride_order(dweight) == checks.stride_order(weight)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("layout", ["c_order", "sliced", "channels_last_memory", "reversed", "misaligned"])
+@pytest.mark.parametrize("shape", [(6, 4, 3, 3), (33, 17, 2, 3), (3, 1003), (700, 3)], ids=str)
+def test_halves(shape, layout, dtype):
+    weight, dw = (LAYOUTS[layout](a)[0] for a in values(shape, dtype))
+    for w, dweight in run_all(weight, dw):
+        assert w.dtype == dweight.dtype == dtype
 
 
 @given(
@@ -320,6 +342,20 @@ def test_squares_that_leave_the_dtype(dtype, unit):
     w, cache = nk.spectral_norm(row, np.ones(1), np.full(4, 0.5), eps=0)
     assert cache.sigma == pytest.approx(30**0.5 * unit, rel=1e-6)
     np.testing.assert_allclose(w, [[k / 30**0.5 for k in (1, 2, 3, 4)]], rtol=1e-6)
+
+
+def test_g_of_no_axes():
+    v, dw = values((4, 3, 2), F32)
+    g, line = np.array(-1.5), np.array([-1.5])
+    w, cache = nk.weight_norm(v, g, dim=None)
+    expected, of_line = nk.weight_norm(v, line, dim=None)
+    assert checks.same_bits(w, expected)
+    dv, dg = nk.weight_norm_backward(dw, cache)
+    assert dg.shape == ()
+    for found, gradient in zip((dv, dg.reshape(1)), nk.weight_norm_backward(dw, of_line), strict=True):
+        assert checks.same_bits(found, gradient)
+    with pytest.raises(ValueError, match=r"weight_norm: `g` must have 4 elements"):
+        nk.weight_norm(v, g)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

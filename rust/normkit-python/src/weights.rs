@@ -103,7 +103,7 @@ impl WeightNormCache {
 ///
 /// Parameters
 /// ----------
-/// v : float32 or float64 array of any shape
+/// v : float array of any shape
 ///     Any strides. It is kept by reference in the cache, so do not change it before the backward pass.
 /// g : float array with one element for each position of dim
 ///     Shaped (n,), or as it broadcasts: (n, 1, 1, 1). One element, shaped (1,) or (), where dim is None.
@@ -175,7 +175,7 @@ pub(crate) fn weight_norm<'py>(
 ///
 /// Parameters
 /// ----------
-/// dw : float32 or float64 array of v's shape
+/// dw : float array of v's shape
 ///     The gradient of the loss by w; any strides, and it may have another dtype than v.
 /// cache : WeightNormCache
 ///     From weight_norm.
@@ -283,7 +283,7 @@ impl SpectralNormCache {
 ///
 /// Parameters
 /// ----------
-/// weight : float32 or float64 array of any shape
+/// weight : float array of any shape
 ///     Any strides. It is kept by reference in the cache, so do not change it before the backward pass.
 /// u, v : float arrays with an element for each row and each column of W
 ///     Where the iteration starts; unit vectors, random at first, cache.u and cache.v of the last call from then on.
@@ -376,7 +376,7 @@ pub(crate) fn spectral_norm<'py>(
 ///
 /// Parameters
 /// ----------
-/// dw : float32 or float64 array of the weight's shape
+/// dw : float array of the weight's shape
 ///     The gradient of the loss by w; any strides, and it may have another dtype than the weight.
 /// cache : SpectralNormCache
 ///     From spectral_norm.
@@ -467,7 +467,7 @@ impl ScaledWeightStandardizationCache {
 ///
 /// Parameters
 /// ----------
-/// weight : float32 or float64 array (out, in/groups, *kernel), or (out, in) of a linear layer
+/// weight : float array (out, in/groups, *kernel), or (out, in) of a linear layer
 ///     Any strides. It is kept by reference in the cache, so do not change it before the backward pass.
 /// gain : float array of shape (out,), (out, 1), (out, 1, 1, 1), ..., optional
 ///     Starts at 1 in training; 1 where None.
@@ -538,7 +538,7 @@ pub(crate) fn scaled_weight_standardization<'py>(
 ///
 /// Parameters
 /// ----------
-/// dw : float32 or float64 array of the weight's shape
+/// dw : float array of the weight's shape
 ///     The gradient of the loss by w; any strides, and it may have another dtype than the weight.
 /// cache : ScaledWeightStandardizationCache
 ///     From scaled_weight_standardization.

@@ -94,6 +94,19 @@ impl Element for f64 {
     }
 }
 
+/// One of the two float32 around `x`, that with an odd last bit unless `x` is one itself: rounding it to a half is then
+/// rounding `x` once. (`half` rounds twice where the processor converts, and drops 32 bits where it does not.)
+#[inline(always)]
+fn to_odd(x: f64) -> f32 {
+    let near = x as f32;
+    let (bits, wide) = (near.to_bits(), f64::from(near));
+    if wide == x || x.is_nan() || bits & 1 == 1 {
+        near
+    } else {
+        f32::from_bits(if wide.abs() > x.abs() { bits - 1 } else { bits + 1 })
+    }
+}
+
 impl Element for f16 {
     type Compute = f32;
     #[inline(always)]
@@ -102,7 +115,7 @@ impl Element for f16 {
     }
     #[inline(always)]
     fn from_f64(x: f64) -> f16 {
-        f16::from_f64(x)
+        f16::from_f32(to_odd(x))
     }
     fn widen(from: &[f16], to: &mut Vec<f32>) {
         let start = to.len();
@@ -128,7 +141,7 @@ impl Element for bf16 {
     }
     #[inline(always)]
     fn from_f64(x: f64) -> bf16 {
-        bf16::from_f64(x)
+        bf16::from_f32(to_odd(x))
     }
     fn widen(from: &[bf16], to: &mut Vec<f32>) {
         to.extend(from.iter().map(|x| f32::from_bits(u32::from(x.to_bits()) << 16)));

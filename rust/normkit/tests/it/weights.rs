@@ -4,7 +4,7 @@
 use crate::common::{
     Array, Float, Layout, config, configure, input_layout, layout, normal, parameters, position, uniform,
 };
-use normkit::{Isa, SingularTriple, Standardized, reference};
+use normkit::{Element, Isa, SingularTriple, Standardized, reference};
 use proptest::prelude::*;
 
 type Check = Result<(), TestCaseError>;
@@ -12,7 +12,7 @@ type Check = Result<(), TestCaseError>;
 /// |found − expected| ≤ ulp/2 of the element type, as everything before the one rounding is in float64, and `wide`: the
 /// error of that, absolute.
 fn rounded_once<E: Float>(what: &str, i: usize, found: E, expected: f64, wide: f64) -> Check {
-    let half = expected.abs() * E::ULP / 2.0 + E::SMALLEST * E::ULP;
+    let half = (expected.abs().log2().floor().exp2() * E::ULP).max(E::SMALLEST * E::ULP) / 2.0;
     // Not `>`: NaN must fail.
     let good = (found.to_f64() - expected).abs() <= half + wide || found.to_f64() == E::from_f64(expected).to_f64();
     prop_assert!(good, "{what}[{i}] = {found:?}, expected {expected:e} ± {half:e} + {wide:e}");
@@ -623,4 +623,30 @@ fn same_bits() {
     check::<f64>(&[2, 150_000], 0, &dense(2));
     check::<f32>(&[150_000, 2], 0, &Layout { step: vec![1, 2], lead: 3, ..dense(2) });
     check::<f32>(&[17, 5, 3], 2, &dense(3));
+}
+
+/// float64 becomes a half in one rounding: also next to a tie, where the way through float32, or over the upper bits
+/// alone, would be a second one.
+#[test]
+fn halves_are_rounded_once() {
+    fn check<E: Element>(digits: i32) {
+        let unit = 2f64.powi(-digits); // between adjacent numbers from 1 to 2
+        for k in 0..4 {
+            let below = 1.0 + f64::from(k) * unit;
+            for (offset, up) in [(-1e-14, false), (-1e-8, false), (1e-14, true), (1e-8, true), (0.0, k % 2 == 1)] {
+                for sign in [1.0, -1.0] {
+                    let found = E::from_f64(sign * (below + unit / 2.0 + offset)).to_f64();
+                    assert_eq!(found, sign * if up { below + unit } else { below }, "{k} {offset:e}");
+                }
+            }
+        }
+        for x in [0.0, -0.0, f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(E::from_f64(x).to_f64().to_bits(), x.to_bits());
+        }
+        assert!(E::from_f64(f64::NAN).to_f64().is_nan());
+        assert_eq!(E::from_f64(1e300).to_f64(), f64::INFINITY);
+        assert_eq!(E::from_f64(-1e-300).to_f64().to_bits(), (-0.0f64).to_bits());
+    }
+    check::<half::f16>(10);
+    check::<half::bf16>(7);
 }
