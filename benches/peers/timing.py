@@ -13,7 +13,8 @@ from case import Contender
 
 SETTLE = 0.003  # s: the last contender's threads stop spinning (OpenMP's would hold a core of the next one)
 SETTLED = 64  # page faults: below, a call has found its memory again
-BURST = 0.002  # s: a turn lasts at least this long
+WAKE = 0.005  # s: a virtual machine's sleeping core takes up to this long to wake; until then calls do not count
+BURST = 0.005  # s: the calls that count last at least this long
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,12 @@ def timed(call) -> tuple[float, int]:
 
 
 def turn(contender: Contender, calls: int) -> list[tuple[float, int]]:
-    """Settle, one call that does not count (wakes its threads), then the calls that do."""
+    """Settle, calls that do not count until its threads are awake, then the calls that do."""
     time.sleep(SETTLE)
+    awake = time.perf_counter() + WAKE
     contender.call()
+    while time.perf_counter() < awake:
+        contender.call()
     return [timed(contender.call) for _ in range(calls)]
 
 
