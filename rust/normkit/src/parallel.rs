@@ -218,14 +218,21 @@ fn forget_pool_in_children() {
 #[cfg(not(unix))]
 fn forget_pool_in_children() {}
 
-/// Runs `task(0)`, …, `task(tasks - 1)` on up to `threads` threads; `state` is made once for each of them.
-/// A panic in a task reaches the caller after all threads have stopped.
-pub(crate) fn run<W>(threads: usize, tasks: usize, state: impl Fn() -> W + Sync, task: impl Fn(usize, &mut W) + Sync) {
+/// Runs `task(0)`, …, `task(tasks - 1)` on up to `threads` threads; `state` is made once for each of them, and `last` is
+/// called with it after its thread's last task. A panic reaches the caller after all threads have stopped.
+pub(crate) fn run<W>(
+    threads: usize,
+    tasks: usize,
+    state: impl Fn() -> W + Sync,
+    task: impl Fn(usize, &mut W) + Sync,
+    last: impl Fn(&mut W) + Sync,
+) {
     let threads = threads.min(tasks);
     let pool = if threads > 1 { pool(num_threads().max(threads)) } else { None };
     let Some((pool, desk)) = pool.and_then(|pool| Some((pool, pool.desk()?))) else {
         let mut state = state();
         (0..tasks).for_each(|i| task(i, &mut state));
+        last(&mut state);
         return;
     };
     let queues: [Queue; QUEUES] = Default::default();
@@ -248,6 +255,7 @@ pub(crate) fn run<W>(threads: usize, tasks: usize, state: impl Fn() -> W + Sync,
                     task(i, &mut state);
                 }
             }
+            last(&mut state);
         }));
         if let Err(payload) = result {
             stop.store(true, Ordering::Relaxed);

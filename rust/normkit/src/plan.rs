@@ -28,8 +28,6 @@ const PARALLEL_BYTES: usize = 512 << 10;
 const SLAB: usize = 128 << 10;
 /// See [`SLAB`].
 const SLABS: usize = 8;
-/// What a task reads last, up to this share of the second-level cache, has its output fetched ahead.
-const NEAR: usize = 3;
 
 /// Parts that samples are divided into, each with sums of parameter gradients of its own.
 const SAMPLE_PARTS: usize = 16;
@@ -137,8 +135,6 @@ pub struct Plan {
     pub schedule: Schedule,
     /// Whether outputs are stored past the caches.
     pub stream: bool,
-    /// The bytes that a task reads last have their output fetched ahead: so many.
-    pub ahead: usize,
 }
 
 impl Plan {
@@ -166,7 +162,7 @@ impl Plan {
         let cached = statistics * each <= 2 * cache || !grid.columns;
         let busy = tasks >= 4 * threads || Cut::new(grid).chunks == 1 && tasks >= 2 * threads;
         let schedule = if threads == 1 || cached && busy { Schedule::Fused { statistics } } else { Schedule::Split };
-        Plan { threads, schedule, stream, ahead: cache / NEAR }
+        Plan { threads, schedule, stream }
     }
 }
 

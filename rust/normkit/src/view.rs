@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::element::{Element, Sink, Source};
 use crate::layout::{Walk, offset};
-use crate::simd::{Base, BaseMut, Real, Simd, Tile, TileMut, fetch};
+use crate::simd::{Base, BaseMut, Real, Tile, TileMut};
 use crate::tensor::{Tensor, TensorMut};
 
 /// An operand that is read.
@@ -68,6 +68,20 @@ impl<'a, T: Real> Input<'a, T> {
         Input { source: Source::Flags(mask.base.cast()), direct: None, walk: walk.clone() }
     }
 
+    /// Columns of some rows of kept position `k`, where they can be used in place.
+    #[inline(always)]
+    pub(crate) fn direct(&self, k: usize, rows: &Range<usize>, columns: &Range<usize>) -> Option<Tile<'a, T>> {
+        let (base, stride) = self.direct?;
+        let at = self.walk.offset(k, rows.start) + columns.start as isize;
+        // SAFETY: a grid reaches exactly the elements of its tensor, and rows are this far apart.
+        Some(unsafe { base.tile(at, rows.len(), stride, columns.len()) })
+    }
+
+    /// Whether tiles are used where they are.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
     /// Columns of some rows of kept position `k`; through `stage` where they cannot be used in place.
     #[inline(always)]
     pub(crate) fn tile<'t>(
@@ -77,12 +91,8 @@ impl<'a, T: Real> Input<'a, T> {
         columns: &Range<usize>,
         stage: &'t mut Vec<T>,
     ) -> Tile<'t, T> {
-        match self.direct {
-            Some((base, stride)) => {
-                let at = self.walk.offset(k, rows.start) + columns.start as isize;
-                // SAFETY: a grid reaches exactly the elements of its tensor, and rows are this far apart.
-                unsafe { base.tile(at, rows.len(), stride, columns.len()) }
-            }
+        match self.direct(k, rows, columns) {
+            Some(tile) => tile,
             None => {
                 stage.clear();
                 match self.source {
@@ -158,13 +168,16 @@ impl<'a, T: Real> Output<'a, T> {
         self.direct.is_some()
     }
 
-    /// Asks for columns of some rows of kept position `k` to be in cache when they are written.
+    /// Columns of some rows of kept position `k`, where tiles are written in place.
+    /// # Safety
+    /// No other thread touches these elements meanwhile.
     #[inline(always)]
-    pub(crate) fn fetch<S: Simd<T>>(&self, s: S, k: usize, rows: &Range<usize>, columns: &Range<usize>) {
-        if let Some((base, stride)) = self.direct {
-            let at = self.walk.offset(k, rows.start) + columns.start as isize;
-            fetch(s, base.at(at).cast_const(), rows.len(), stride, columns.len());
-        }
+    pub(crate) unsafe fn tile(&self, k: usize, rows: &Range<usize>, columns: &Range<usize>) -> Option<TileMut<'a, T>> {
+        let (base, stride) = self.direct?;
+        let at = self.walk.offset(k, rows.start) + columns.start as isize;
+        // SAFETY: a grid reaches exactly the elements of its tensor, rows are this far apart, and the caller vouches for
+        // the other threads.
+        Some(unsafe { base.tile(at, rows.len(), stride, columns.len()) })
     }
 
     /// Lets `f` write columns of some rows of kept position `k`.
@@ -179,13 +192,9 @@ impl<'a, T: Real> Output<'a, T> {
         stage: &mut Vec<T>,
         f: impl FnOnce(TileMut<T>),
     ) {
-        match self.direct {
-            Some((base, stride)) => {
-                let at = self.walk.offset(k, rows.start) + columns.start as isize;
-                // SAFETY: a grid reaches exactly the elements of its tensor, rows are this far apart, and the caller
-                // vouches for the other threads.
-                f(unsafe { base.tile(at, rows.len(), stride, columns.len()) });
-            }
+        // SAFETY: as the caller vouches.
+        match unsafe { self.tile(k, rows, columns) } {
+            Some(out) => f(out),
             None => {
                 stage.resize(rows.len() * columns.len(), T::ZERO);
                 f(TileMut::new(stage, rows.len(), columns.len()));

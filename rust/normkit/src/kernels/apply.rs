@@ -88,9 +88,16 @@ fn output<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K: usize, const J
     if second { like.second(s, operands, coefficients) } else { like.of(s, operands, coefficients) }
 }
 
-/// A block of one cell.
+/// A block of one cell; a short run if it is a `LINE`.
 #[inline(always)]
-pub(crate) fn apply_rows<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K: usize, const J: usize>(
+pub(crate) fn apply_rows<
+    T: Real,
+    S: Simd<T>,
+    B: Coefficients<T, K, J>,
+    const K: usize,
+    const J: usize,
+    const LINE: bool,
+>(
     s: S,
     tiles: [Tile<T>; K],
     out: TileMut<T>,
@@ -103,7 +110,7 @@ pub(crate) fn apply_rows<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K:
     for j in 0..J {
         coefficients[j] = s.splat(values[j]);
     }
-    if B::HEAVY {
+    if B::HEAVY || LINE {
         let f = inlined(
             #[inline(always)]
             |operands, []| output(s, cell, second, operands, coefficients),

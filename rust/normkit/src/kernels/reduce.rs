@@ -6,7 +6,7 @@ use super::Pattern;
 use super::apply::Affine;
 use super::flow::Flow;
 use crate::moments::Moments;
-use crate::simd::{Real, Simd, Tile, columns, lanes};
+use crate::simd::{Behind, Real, Simd, Tile, columns, lanes, short_lanes};
 
 /// Σdy and Σdy·(x − mean) of one cell.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -32,11 +32,13 @@ impl GradSums {
 /// Room for the parameters and sums of the columns of a block, reused from block to block.
 pub struct Scratch<T> {
     pub(crate) columns: [Vec<T>; 7],
+    /// What is known of the statistics of a piece.
+    pub(crate) known: Vec<Affine<T>>,
 }
 
 impl<T> Scratch<T> {
     pub(crate) fn new() -> Self {
-        Scratch { columns: [const { Vec::new() }; 7] }
+        Scratch { columns: [const { Vec::new() }; 7], known: Vec::new() }
     }
 }
 
@@ -138,7 +140,7 @@ fn close(count: f64, sum: f64, squares: f64) -> bool {
 fn rough_mean<T: Real, S: Simd<T>>(s: S, x: Tile<T>) -> T {
     let first = x.get(0, 0);
     let at = s.splat(first);
-    let [sum] = lanes(
+    let [sum] = short_lanes(
         s,
         [x],
         [first],
@@ -150,12 +152,13 @@ fn rough_mean<T: Real, S: Simd<T>>(s: S, x: Tile<T>) -> T {
 
 /// Sums of deviations from `at` and of their squares.
 #[inline(always)]
-fn squares_of<T: Real, S: Simd<T>>(s: S, x: Tile<T>, at: T) -> [f64; 2] {
+fn squares_of<T: Real, S: Simd<T>, const LINE: bool>(s: S, x: Tile<T>, at: T, behind: &mut impl Behind) -> [f64; 2] {
     let v = s.splat(at);
-    lanes(
+    lanes_of::<T, S, 1, 2, LINE>(
         s,
         [x],
         [at],
+        behind,
         #[inline(always)]
         |[x]| {
             let d = s.sub(x, v);
@@ -164,11 +167,23 @@ fn squares_of<T: Real, S: Simd<T>>(s: S, x: Tile<T>, at: T) -> [f64; 2] {
     )
 }
 
+/// [`lanes`], or [`short_lanes`] for a line.
+#[inline(always)]
+fn lanes_of<T: Real, S: Simd<T>, const K: usize, const M: usize, const LINE: bool>(
+    s: S,
+    tiles: [Tile<T>; K],
+    fill: [T; K],
+    behind: &mut impl Behind,
+    f: impl Fn([S::V; K]) -> [S::V; M],
+) -> [f64; M] {
+    if LINE { short_lanes(s, tiles, fill, f) } else { lanes(s, tiles, fill, behind, f) }
+}
+
 /// Whether every element is `at`. (Sums of squares can be zero by underflow too.)
 #[inline(always)]
 fn is_constant<T: Real, S: Simd<T>>(s: S, x: Tile<T>, at: T) -> bool {
     let (v, lift) = (s.splat(at), s.splat(T::LIFT));
-    let [squares] = lanes(
+    let [squares] = short_lanes(
         s,
         [x],
         [at],
@@ -184,13 +199,18 @@ fn is_constant<T: Real, S: Simd<T>>(s: S, x: Tile<T>, at: T) -> bool {
 /// Merges the moments of a block into those of the blocks before it, about the same point unless that proves to be far
 /// from the block's mean.
 #[inline(always)]
-pub(crate) fn moments_rows<T: Real, S: Simd<T>>(s: S, x: Tile<T>, into: &mut MomentSums) {
+pub(crate) fn moments_rows<T: Real, S: Simd<T>, const LINE: bool>(
+    s: S,
+    x: Tile<T>,
+    into: &mut MomentSums,
+    behind: &mut impl Behind,
+) {
     let count = (x.rows() * x.len()) as f64;
     let mut at = if into.count > 0.0 { T::from_f64(into.at) } else { rough_mean(s, x.places(PLACES, SAMPLE / PLACES)) };
-    let mut sums = squares_of(s, x, at);
+    let mut sums = squares_of::<T, S, LINE>(s, x, at, behind);
     if !close(count, sums[0], sums[1]) && sums[1] != 0.0 {
         at = rough_mean(s, x);
-        sums = squares_of(s, x, at);
+        sums = squares_of::<T, S, LINE>(s, x, at, &mut ());
     }
     let [sum, squares] = sums;
     *into = into.merge(if trusted::<T>(squares) || (squares == 0.0 && is_constant(s, x, at)) {
@@ -208,6 +228,7 @@ pub(crate) fn moments_columns<T: Real, S: Simd<T>>(
     pattern: Pattern,
     scratch: &mut Scratch<T>,
     into: &mut [MomentSums],
+    behind: &mut impl Behind,
 ) {
     debug_assert!(into.len() == pattern.width && x.len() == pattern.len());
     let each = pattern.repeat * pattern.fold;
@@ -221,7 +242,7 @@ pub(crate) fn moments_columns<T: Real, S: Simd<T>>(
     } else {
         rough_means(s, sample(x, each), pattern, [at, means, sums]);
     }
-    squares_about(s, x, pattern, [at, means, sums, squares]);
+    squares_about(s, x, pattern, [at, means, sums, squares], behind);
     let mut wrong = false;
     for (w, into) in into.iter_mut().enumerate() {
         let (sum, squares) = (pattern.sum(sums, w), pattern.sum(squares, w));
@@ -238,7 +259,7 @@ pub(crate) fn moments_columns<T: Real, S: Simd<T>>(
     }
     if wrong {
         rough_means(s, x, pattern, [at, means, sums]);
-        squares_about(s, x, pattern, [at, means, sums, squares]);
+        squares_about(s, x, pattern, [at, means, sums, squares], &mut ());
         // The others have counted this block.
         for (w, into) in into.iter_mut().enumerate().filter(|(_, into)| into.count == before) {
             let (sum, squares) = (pattern.sum(sums, w), pattern.sum(squares, w));
@@ -262,6 +283,7 @@ fn rough_means<T: Real, S: Simd<T>>(s: S, x: Tile<T>, pattern: Pattern, [at, mea
         [x],
         [at],
         [sums],
+        &mut (),
         #[inline(always)]
         |[x], [at]| [s.sub(x, at)],
     );
@@ -272,7 +294,13 @@ fn rough_means<T: Real, S: Simd<T>>(s: S, x: Tile<T>, pattern: Pattern, [at, mea
 
 /// Sums of deviations from `means` and of their squares down each column.
 #[inline(always)]
-fn squares_about<T: Real, S: Simd<T>>(s: S, x: Tile<T>, pattern: Pattern, [at, means, sums, squares]: [&mut [T]; 4]) {
+fn squares_about<T: Real, S: Simd<T>>(
+    s: S,
+    x: Tile<T>,
+    pattern: Pattern,
+    [at, means, sums, squares]: [&mut [T]; 4],
+    behind: &mut impl Behind,
+) {
     pattern.expand(at, |w| means[w]);
     sums.fill(T::ZERO);
     squares.fill(T::ZERO);
@@ -281,6 +309,7 @@ fn squares_about<T: Real, S: Simd<T>>(s: S, x: Tile<T>, pattern: Pattern, [at, m
         [x],
         [at],
         [sums, squares],
+        behind,
         #[inline(always)]
         |[x], [at]| {
             let d = s.sub(x, at);
@@ -321,19 +350,21 @@ fn moments_wide<T: Real>(values: impl Iterator<Item = T> + Clone) -> MomentSums 
 
 /// Σdz and Σdz·(x − mean) over all elements of a block.
 #[inline(always)]
-pub(crate) fn gradient_rows<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize>(
+pub(crate) fn gradient_rows<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize, const LINE: bool>(
     s: S,
     tiles: [Tile<T>; K],
     cell: Affine<T>,
     flow: F,
+    behind: &mut impl Behind,
 ) -> GradSums {
     let along = Affine { mean: s.splat(cell.mean), scale: s.splat(cell.scale), shift: s.splat(cell.shift) };
     let mut fill = [T::ZERO; K];
     fill[0] = cell.mean;
-    let [sum, dot] = lanes(
+    let [sum, dot] = lanes_of::<T, S, K, 2, LINE>(
         s,
         tiles,
         fill,
+        behind,
         #[inline(always)]
         |operands| {
             let dz = flow.vector(s, operands, along);
@@ -362,7 +393,7 @@ fn vanishes<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize>(
         return all().all(|of| flow.wide(of, cell) == 0.0) || all().all(|of| flow.wide_deviation(of, cell) == 0.0);
     }
     let lift = s.splat(T::LIFT);
-    let [dz, d] = lanes(
+    let [dz, d] = short_lanes(
         s,
         tiles,
         fill,
@@ -385,6 +416,7 @@ pub(crate) fn gradient_columns<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usiz
     pattern: Pattern,
     [mean, scale, shift, sums, dots]: [&mut [T]; 5],
     flow: F,
+    behind: &mut impl Behind,
     mut add: impl FnMut(usize, GradSums),
 ) {
     debug_assert!(tiles[0].len() == pattern.len());
@@ -395,6 +427,7 @@ pub(crate) fn gradient_columns<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usiz
         tiles,
         [mean, scale, shift],
         [sums, dots],
+        behind,
         #[inline(always)]
         |operands, [mean, scale, shift]| {
             let along = Affine { mean, scale, shift };

@@ -1,7 +1,7 @@
 //! Batch normalization (Ioffe & Szegedy 2015) and renormalization (Ioffe 2017): statistics of a channel over all samples
 //! and positions.
 
-use super::mechanics::{Backward, Extras, Forward, affine, unknown};
+use super::mechanics::{Backward, Extras, Forward, affine, known_means};
 use super::{
     ParameterGradients, Statistics, channels, check_eps, check_like, check_parameter, check_shape, isa, parameter,
     plan, rstd,
@@ -148,8 +148,7 @@ fn training<E: Element>(
         cells[0] = Affine::new(m.mean, weight * rstd, bias);
     };
     let mask = extras.mask.as_ref().map(|of| Input::mask(of, &mask));
-    let ahead = Some(out.clone());
-    Forward { grid, x: x.clone(), ahead, mask, cells_grid: grid, cells_x: x, beside, out, cells: 1, samples: 1 }
+    Forward { grid, x: x.clone(), mask, cells_grid: grid, cells_x: x, beside, out, cells: 1, samples: 1 }
         .run(isa, rule);
     Ok(statistics)
 }
@@ -292,9 +291,9 @@ pub fn batch_norm_fused_backward<E: Element, R: Element>(
         make(&x.shape, &kept, [&x.strides, &dy.strides, &dx.strides, residual, mask, second]);
     let count = extras.count(&x.shape, axis).max(1) as f64;
     let (dweight, dbias) = (Slots::new(&mut gradients.weight), Slots::new(&mut gradients.bias));
-    let rule = |c: usize, sums: &mut dyn Iterator<Item = GradSums>, cells: &mut [GradAffine<E::Compute>]| {
+    let rule = |c: usize, sums: &[GradSums], cells: &mut [GradAffine<E::Compute>]| {
         // About the exact mean.
-        let sums = sums.next().unwrap_or_default().about::<E::Compute>(mean[c]);
+        let sums = sums[0].about::<E::Compute>(mean[c]);
         dweight.set(c, sums.dot * rstd[c]);
         dbias.set(c, sums.dy);
         let a = parameter(weight, c, 1.0) * rstd[c];
@@ -305,7 +304,11 @@ pub fn batch_norm_fused_backward<E: Element, R: Element>(
         x: Input::new(x, &from),
         dy: dy.input(&along),
         beside: extras.inputs(&residual, &mask),
-        known: &|c| cell(c, mean, rstd, weight, bias),
+        known: &|first, cells| {
+            for (c, of) in (first..).zip(cells) {
+                *of = cell(c, mean, rstd, weight, bias);
+            }
+        },
         out: Output::new(dx, &to),
         second: dresidual.map(|of| Output::new(of, &beside)),
         cells: 1,
@@ -373,10 +376,10 @@ pub fn batch_norm_gradient_sums<E: Element, G: Element>(
         dots.set(c, sums.dot);
         dys.set(c, sums.dy);
     };
-    let known = |c: usize| Affine { mean: Real::from_f64(mean[c]), ..unknown(c) };
+    let known = |first: usize, cells: &mut [Affine<E::Compute>]| known_means(&mean[first..], cells);
     let inputs = [Input::new(x, &from), Input::new(dy, &along)];
     let activation = Activation::Identity;
-    let reduce = Reduction { grid, inputs, known: &known, activation, mask: None, ahead: None };
+    let reduce = Reduction { grid, inputs, known: &known, activation, mask: None };
     let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
     let read = x.size() * (size_of::<E>() + size_of::<G>());
     Passes::backward_frozen(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }));

@@ -13,6 +13,7 @@ use crate::layout::{grid, keep};
 use crate::moments::Moments;
 use crate::parallel::Slots;
 use crate::plan::sample_parts;
+use crate::simd::Real;
 use crate::tensor::{Tensor, TensorMut};
 use crate::view::{Input, Output};
 
@@ -143,7 +144,6 @@ pub fn group_norm_fused<E: Element>(
     Forward {
         grid: groups_grid,
         x: Input::new(x, &from),
-        ahead: (x_strides == y_strides).then(|| Output::new(y, &from)),
         mask: None,
         cells_grid,
         cells_x: Input::new(x, &along),
@@ -236,22 +236,24 @@ pub fn group_norm_fused_backward<E: Element, R: Element>(
         let part = samples.div_ceil(parts);
         // The first parameter of group t.
         let first = |t: usize| if per_sample { t } else { t % groups } * width;
-        let rule = |t: usize, sums: &mut dyn Iterator<Item = GradSums>, cells: &mut [GradAffine<E::Compute>]| {
-            let first = first(t);
+        let rule = |t: usize, sums: &[GradSums], cells: &mut [GradAffine<E::Compute>]| {
+            let (mean, rstd, first) = (mean[t], rstd[t], first(t));
             let slot = if per_sample { first } else { t / groups / part * channels + first };
             let (mut dot, mut dy) = (0.0, 0.0);
-            for (i, sums) in sums.enumerate() {
-                let sums = sums.about::<E::Compute>(mean[t]);
-                dweight.add(slot + i, sums.dot * rstd[t]);
+            for (i, sums) in sums.iter().enumerate() {
+                let sums = sums.about::<E::Compute>(mean);
+                dweight.add(slot + i, sums.dot * rstd);
                 dbias.add(slot + i, sums.dy);
                 let weight = parameter(weight, first + i, 1.0);
                 dot += weight * sums.dot;
                 dy += weight * sums.dy;
             }
-            let b = -rstd[t] * rstd[t] * dot / (count - ddof);
-            let c = -rstd[t] * dy / count;
+            let b = -rstd * rstd * dot / (count - ddof);
+            let c = -rstd * dy / count;
+            let alike = GradAffine::new(mean, rstd, 0.0, b, c);
             for (i, cell) in cells.iter_mut().enumerate() {
-                *cell = GradAffine::new(mean[t], rstd[t], parameter(weight, first + i, 1.0) * rstd[t], b, c);
+                let a = Real::from_f64(parameter(weight, first + i, 1.0) * rstd);
+                *cell = GradAffine { a, ..alike };
             }
         };
         Backward {
@@ -259,10 +261,17 @@ pub fn group_norm_fused_backward<E: Element, R: Element>(
             x: Input::new(x, &from),
             dy: dy.input(&along),
             beside: extras.inputs(&residual, &residual),
-            known: &|cell| {
-                let t = cell / width;
-                let c = first(t) + cell % width;
-                Affine::new(mean[t], parameter(weight, c, 1.0) * rstd[t], parameter(bias, c, 0.0))
+            known: &|from, cells| {
+                let mut start = from;
+                while start < from + cells.len() {
+                    let t = start / width;
+                    let end = ((t + 1) * width).min(from + cells.len());
+                    let c = first(t) + start % width;
+                    for (c, cell) in (c..).zip(&mut cells[start - from..end - from]) {
+                        *cell = Affine::new(mean[t], parameter(weight, c, 1.0) * rstd[t], parameter(bias, c, 0.0));
+                    }
+                    start = end;
+                }
             },
             out: Output::new(dx, &to),
             second: dresidual.map(|of| Output::new(of, &beside)),

@@ -1,7 +1,7 @@
 //! Layer normalization (Ba, Kiros & Hinton 2016) and RMS normalization (Zhang & Sennrich 2019): statistics over any
 //! axes of each position of the others; weight and bias vary over the normalized axes.
 
-use super::mechanics::{Operand, unknown};
+use super::mechanics::{Operand, known_means, unknown};
 use super::{ParameterGradients, Statistics, check_eps, check_like, check_shape, isa, plan, rstd};
 use crate::element::Element;
 use crate::error::{Error, Result, shape_text, zeros};
@@ -144,8 +144,7 @@ where
     let of = Input::new(x, &from);
     let out = Output::new(y, &to);
     let activation = Activation::Identity;
-    let reduce =
-        Reduction { grid, inputs: [of.clone()], known: &unknown, activation, mask: None, ahead: Some(out.clone()) };
+    let reduce = Reduction { grid, inputs: [of.clone()], known: &unknown, activation, mask: None };
     let plan = plan(&Work { grid, parts: 1, samples: 1, read: bytes, written: bytes });
     if weight.is_none() && bias.is_none() {
         let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<E::Compute>]| cells[0] = map(t, m[0].moments());
@@ -209,14 +208,14 @@ where
         let c = if layer.centred { -rstd[t] * sums.dy / count } else { 0.0 };
         GradAffine::<E::Compute>::new(mean[t], rstd[t], rstd[t], b, c)
     };
-    let known = |t: usize| Affine { mean: Real::from_f64(mean[t]), ..Affine::EMPTY };
+    let known = |first: usize, cells: &mut [Affine<E::Compute>]| known_means(&mean[first..], cells);
     let bytes = x.size() * size_of::<E>();
     let read = bytes + x.size() * dy.element_size();
     let plan = plan(&Work { grid, parts: 1, samples: 1, read, written: bytes });
     let activation = Activation::Identity;
     let Some(weight) = weight.map(rounded::<E::Compute>) else {
         let inputs = [of.clone(), dy.clone()];
-        let reduce = Reduction { grid, inputs, known: &known, activation, mask: None, ahead: None };
+        let reduce = Reduction { grid, inputs, known: &known, activation, mask: None };
         let rule = |t: usize, sums: &[SumsOf<OfAffine>], cells: &mut [GradAffine<E::Compute>]| {
             cells[0] = gradient(t, sums[0].sums);
         };
@@ -226,7 +225,7 @@ where
     };
     let weight = Input::new(&Tensor::strided(&weight, &x.shape, inner)?, &weights);
     let inputs = [of, dy, weight];
-    let reduce = Reduction { grid, inputs: inputs.clone(), known: &known, activation, mask: None, ahead: None };
+    let reduce = Reduction { grid, inputs: inputs.clone(), known: &known, activation, mask: None };
     let rule = |t: usize, sums: &[SumsOf<OfInner>], cells: &mut [GradInner<E::Compute>]| {
         cells[0] = GradInner(gradient(t, sums[0].sums));
     };
@@ -272,7 +271,7 @@ where
         dbias.set(j, sums[0].sums.dy);
     };
     let activation = Activation::Identity;
-    let reduce = Reduction { grid, inputs, known: &unknown, activation, mask: None, ahead: None };
+    let reduce = Reduction { grid, inputs, known: &unknown, activation, mask: None };
     let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
     let read = x.size() * size_of::<E>();
     Passes::parameters(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read: 2 * read, written: 0 }));

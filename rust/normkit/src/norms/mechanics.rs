@@ -11,7 +11,7 @@ use crate::layout::{Grid, Walk};
 use crate::moments::Moments;
 use crate::pass::{Application, Known, OfAffine, OfFused, Pass, Passes, Reduction, SumsOf};
 use crate::plan::Work;
-use crate::simd::Isa;
+use crate::simd::{Isa, Real};
 use crate::tensor::Tensor;
 use crate::view::{Input, Output};
 
@@ -108,15 +108,33 @@ pub(super) struct Beside<'a, T> {
 }
 
 /// Nothing is known of the statistics of a forward pass.
-pub(super) fn unknown<T: Passes>(_statistic: usize) -> Affine<T> {
-    Affine::EMPTY
+pub(super) fn unknown<T>(_first: usize, _cells: &mut [Affine<T>]) {}
+
+/// Nothing is known but means.
+pub(super) fn known_means<T: Real>(means: &[f64], cells: &mut [Affine<T>]) {
+    for (cell, &mean) in cells.iter_mut().zip(means) {
+        *cell = Affine { mean: T::from_f64(mean), ..Affine::EMPTY };
+    }
+}
+
+/// The sums alone, as a slice.
+fn sums<F, R>(of: &[SumsOf<F>], then: impl FnOnce(&[GradSums]) -> R) -> R {
+    /// So many are copied to the stack.
+    const FEW: usize = 16;
+    let mut few = [GradSums::default(); FEW];
+    if of.len() > FEW {
+        return then(&of.iter().map(|of| of.sums).collect::<Vec<_>>());
+    }
+    for (few, of) in few.iter_mut().zip(of) {
+        *few = of.sums;
+    }
+    then(&few[..of.len()])
 }
 
 /// A forward pass: moments of `x` on one grid, y on another.
 pub(super) struct Forward<'a, T> {
     pub(super) grid: Grid,
     pub(super) x: Input<'a, T>,
-    pub(super) ahead: Option<Output<'a, T>>,
     /// Masks the reduction, on its own grid.
     pub(super) mask: Option<Input<'a, T>>,
     pub(super) cells_grid: Grid,
@@ -130,10 +148,10 @@ pub(super) struct Forward<'a, T> {
 impl<T: Passes> Forward<'_, T> {
     /// `rule` gives the affine maps of the cells of statistic t.
     pub(super) fn run(self, isa: Isa, rule: impl Fn(usize, Moments, &mut [Affine<T>]) + Sync) {
-        let Forward { grid, x, ahead, mask, cells_grid, cells_x, beside, out, cells, samples } = self;
+        let Forward { grid, x, mask, cells_grid, cells_x, beside, out, cells, samples } = self;
         let bytes = grid.statistics() * grid.count() * x.element_size();
         let plan = plan(&Work { grid, parts: 1, samples, read: bytes, written: bytes });
-        let reduce = Reduction { grid, inputs: [x], known: &unknown, activation: Activation::Identity, mask, ahead };
+        let reduce = Reduction { grid, inputs: [x], known: &unknown, activation: Activation::Identity, mask };
         let Beside { activation, residual, mask } = beside;
         if activation == Activation::Identity && residual.is_none() {
             let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<T>]| rule(t, m[0].moments(), cells);
@@ -208,11 +226,7 @@ pub(super) struct Backward<'a, T> {
 
 impl<T: Passes> Backward<'_, T> {
     /// `rule` gives the coefficients of the cells of statistic t by their sums.
-    pub(super) fn run(
-        self,
-        isa: Isa,
-        rule: impl Fn(usize, &mut dyn Iterator<Item = GradSums>, &mut [GradAffine<T>]) + Sync,
-    ) {
+    pub(super) fn run(self, isa: Isa, rule: impl Fn(usize, &[GradSums], &mut [GradAffine<T>]) + Sync) {
         let Backward { grid, x, dy, beside, known, out, second, cells, samples, frozen } = self;
         let elements = grid.statistics() * grid.count();
         let read = elements * (x.element_size() + dy.element_size());
@@ -222,10 +236,9 @@ impl<T: Passes> Backward<'_, T> {
         let residual = residual.filter(|_| activation != Activation::Identity);
         let masked = mask.clone();
         if activation == Activation::Identity && second.is_none() {
-            let reduce =
-                Reduction { grid, inputs: [x.clone(), dy.clone()], known, activation, mask: masked, ahead: None };
-            let of = |t: usize, sums: &[SumsOf<OfAffine>], cells: &mut [GradAffine<T>]| {
-                rule(t, &mut sums.iter().map(|of| of.sums), cells);
+            let reduce = Reduction { grid, inputs: [x.clone(), dy.clone()], known, activation, mask: masked };
+            let of = |t: usize, of: &[SumsOf<OfAffine>], cells: &mut [GradAffine<T>]| {
+                sums(of, |sums| rule(t, sums, cells));
             };
             if frozen {
                 let rule = |t: usize, sums: &[SumsOf<OfAffine>], cells: &mut [Scale<T>]| {
@@ -243,16 +256,17 @@ impl<T: Passes> Backward<'_, T> {
         }
         let fused = |t: usize, of: &[SumsOf<OfFused>], out: &mut [GradFused<T>]| {
             let mut grads = vec![<GradAffine<T> as Coefficients<T, 2, 5>>::NONE; out.len()];
-            rule(t, &mut of.iter().map(|of| of.sums), &mut grads);
-            for (i, (out, grad)) in out.iter_mut().zip(grads).enumerate() {
-                let Affine { mean: _, scale, shift } = known(t * cells + i);
+            sums(of, |sums| rule(t, sums, &mut grads));
+            let mut maps = vec![Affine::EMPTY; cells];
+            known(t * cells, &mut maps);
+            for ((out, grad), map) in out.iter_mut().zip(grads).zip(maps) {
+                let Affine { mean: _, scale, shift } = map;
                 *out = GradFused { grad, scale, shift, activation, frozen };
             }
         };
         match residual {
             None => {
-                let reduce =
-                    Reduction { grid, inputs: [x.clone(), dy.clone()], known, activation, mask: masked, ahead: None };
+                let reduce = Reduction { grid, inputs: [x.clone(), dy.clone()], known, activation, mask: masked };
                 let apply = Some(Application { grid, inputs: [x, dy], out, second, mask });
                 T::backward_fused(&Pass { reduce, parts: cells, apply, cells, samples, rule: &fused }, isa, &plan);
             }
@@ -263,7 +277,6 @@ impl<T: Passes> Backward<'_, T> {
                     known,
                     activation,
                     mask: masked,
-                    ahead: None,
                 };
                 let apply = Some(Application { grid, inputs: [x, dy, residual], out, second, mask });
                 T::backward_residual(&Pass { reduce, parts: cells, apply, cells, samples, rule: &fused }, isa, &plan);

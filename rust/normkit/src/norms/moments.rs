@@ -54,7 +54,7 @@ pub fn moments<E: Element>(x: &Tensor<E>, axes: &[usize]) -> Result<MomentsOf> {
     };
     let inputs = [Input::<E::Compute>::new(x, &from)];
     let activation = Activation::Identity;
-    let reduce = Reduction { grid, inputs, known: &unknown, activation, mask: None, ahead: None };
+    let reduce = Reduction { grid, inputs, known: &unknown, activation, mask: None };
     let pass =
         Pass::<_, _, Affine<E::Compute>, 1, 1, 3> { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
     let read = x.size() * size_of::<E>();

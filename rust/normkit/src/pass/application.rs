@@ -9,8 +9,8 @@ use crate::kernels::apply::{Coefficients, apply_columns, apply_rows};
 use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
 use crate::parallel::run;
-use crate::plan::{Cut, Plan};
-use crate::simd::{Isa, Kernel, Real, Simd};
+use crate::plan::{Cut, Plan, tile_statistics};
+use crate::simd::{Isa, Kernel, Real, Simd, Waiting};
 use crate::view::{Input, Output};
 
 /// Operands to apply coefficients to.
@@ -36,7 +36,7 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         mut room: Room<T>,
         coefficients: &[C],
     ) {
-        for piece in pieces(self.grid, range.clone()).rev() {
+        for piece in pieces(&self.grid, tile_statistics(&self.grid), range.clone()).rev() {
             let at = piece.0 * self.grid.width + piece.1.start - range.start;
             let cells = &coefficients[at..at + piece.1.len()];
             // SAFETY: as the caller vouches.
@@ -56,7 +56,7 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         room: &mut Room<T>,
         cells: &[C],
     ) {
-        let Room { isa, scratch, stages, outputs } = room;
+        let Room { isa, scratch, stages, outputs, .. } = room;
         T::dispatch(
             *isa,
             ApplyChunks { application: self, cut, piece, chunks, stream, scratch, stages, outputs, cells },
@@ -75,31 +75,44 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         /// Elements of a task.
         const TASK: usize = 1 << 15;
         let cut = Cut::new(&self.grid);
-        let work: Vec<_> = pieces(self.grid, 0..self.grid.statistics()).collect();
+        let grid = &self.grid;
+        let work: Vec<_> = pieces(grid, tile_statistics(grid), 0..grid.statistics()).collect();
         let all = work.len() * cut.chunks;
         // Short chunks are taken several at a time.
         let each = (all * TASK / (self.grid.statistics() * self.grid.count()).max(1)).clamp(1, all.max(1));
         let repeats = coefficients.len() < self.grid.statistics();
-        run(plan.threads, all.div_ceil(each), State::<T, (), C>::new, |task, state| {
-            let State { scratch, stages, outputs, coefficients: repeated, .. } = state;
-            for task in task * each..(task * each + each).min(all) {
-                let task = if backwards { all - 1 - task } else { task };
-                let piece = work[task % work.len()].clone();
-                let chunk = task / work.len();
-                let at = piece.0 * self.grid.width + piece.1.start;
-                let range = at..at + piece.1.len();
-                let cells = if repeats {
-                    repeated.clear();
-                    repeated.extend(range.map(|t| coefficients[t % coefficients.len()]));
-                    &repeated[..]
-                } else {
-                    &coefficients[range]
-                };
-                let mut room = Room { isa, scratch: &mut *scratch, stages: &mut *stages, outputs: &mut *outputs };
-                // SAFETY: pieces and chunks are disjoint, and each pair is one task's.
-                unsafe { self.chunks(&cut, piece, chunk..chunk + 1, plan.stream, &mut room, cells) };
-            }
-        });
+        run(
+            plan.threads,
+            all.div_ceil(each),
+            State::<T, (), C>::new,
+            |task, state| {
+                let State { scratch, behind, stages, outputs, coefficients: repeated, .. } = state;
+                for task in task * each..(task * each + each).min(all) {
+                    let task = if backwards { all - 1 - task } else { task };
+                    let piece = work[task % work.len()].clone();
+                    let chunk = task / work.len();
+                    let at = piece.0 * self.grid.width + piece.1.start;
+                    let range = at..at + piece.1.len();
+                    let cells = if repeats {
+                        repeated.clear();
+                        repeated.extend(range.map(|t| coefficients[t % coefficients.len()]));
+                        &repeated[..]
+                    } else {
+                        &coefficients[range]
+                    };
+                    let mut room = Room {
+                        isa,
+                        scratch: &mut *scratch,
+                        behind: &mut *behind,
+                        stages: &mut *stages,
+                        outputs: &mut *outputs,
+                    };
+                    // SAFETY: pieces and chunks are disjoint, and each pair is one task's.
+                    unsafe { self.chunks(&cut, piece, chunk..chunk + 1, plan.stream, &mut room, cells) };
+                }
+            },
+            |_| (),
+        );
     }
 }
 
@@ -125,7 +138,7 @@ impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> Kernel<T
         let Stages { inputs: stages, mask: stage, .. } = stages;
         let [staged, staged_second] = outputs;
         if grid.columns {
-            expand(Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold }, cells, scratch);
+            expand(Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold }, cells, &mut scratch.columns);
         }
         for chunk in chunks.rev() {
             let (rows, columns) = if grid.lines { (w.clone(), 0..grid.len) } else { cut.chunk(grid, chunk) };
@@ -159,10 +172,24 @@ impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> Kernel<T
                                         for (row, &cell) in cells.iter().enumerate() {
                                             let line = tiles.map(|tile| tile.line(row));
                                             // Short rows share cache lines: storing past the caches would lose.
-                                            apply_rows(s, line, out.line(row), cell, second, false);
+                                            apply_rows::<T, S, C, K, J, true>(
+                                                s,
+                                                line,
+                                                out.line(row),
+                                                cell,
+                                                second,
+                                                false,
+                                            );
                                         }
                                     } else {
-                                        apply_rows(s, tiles, out.again(), cells[0], second, stream);
+                                        apply_rows::<T, S, C, K, J, false>(
+                                            s,
+                                            tiles,
+                                            out.again(),
+                                            cells[0],
+                                            second,
+                                            stream,
+                                        );
                                     }
                                     if let Some(mask) = mask {
                                         out.clear_unless(mask);
@@ -182,11 +209,69 @@ impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> Kernel<T
 fn expand<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize>(
     pattern: Pattern,
     cells: &[C],
-    scratch: &mut Scratch<T>,
+    columns: &mut [Vec<T>],
 ) {
-    let mut along = scratch.take(pattern.len()).into_iter();
-    for j in 0..J {
-        let along = along.next().expect("no pass has more coefficients than there is room for");
-        pattern.expand(along, |w| cells[w].coefficients()[j]);
+    for (j, column) in columns[..J].iter_mut().enumerate() {
+        if column.len() < pattern.len() {
+            column.resize(pattern.len(), T::ZERO);
+        }
+        pattern.expand(column, |w| cells[w].coefficients()[j]);
+    }
+}
+
+/// Cells of an application that other cells are reduced before.
+pub(super) struct Pending<'w, 'a, T, C, const K: usize> {
+    application: &'w Application<'a, T, K>,
+    range: Range<usize>,
+    coefficients: &'w [C],
+}
+
+impl<T: Real, const K: usize> Application<'_, T, K> {
+    /// Whether cells may be pending, and gain by it: all memory is used in place, there is one output for each element,
+    /// and runs are long, with one coefficient each (measured: columns, and lines of 49, lose).
+    pub(super) fn can_wait(&self) -> bool {
+        const LONG: usize = 128;
+        let long = !self.grid.columns && self.grid.len >= LONG;
+        let direct = self.inputs.iter().all(Input::is_direct) && self.out.is_direct();
+        direct && long && self.second.is_none() && self.mask.is_none()
+    }
+}
+
+impl<'w, 'a, T: Real, C, const K: usize> Pending<'w, 'a, T, C, K> {
+    /// # Safety
+    /// No other thread touches these cells' elements of the output until they are applied.
+    pub(super) unsafe fn new(
+        application: &'w Application<'a, T, K>,
+        range: Range<usize>,
+        coefficients: &'w [C],
+    ) -> Self {
+        debug_assert!(application.can_wait() && range.len() == coefficients.len());
+        Pending { application, range, coefficients }
+    }
+
+    /// Gives one rectangle after the other, and writes its coefficients: those of each row, or of all.
+    #[inline(always)]
+    pub(super) fn waiting<const J: usize>(self) -> impl FnMut(&mut Vec<T>) -> Option<Waiting<'w, T, K>>
+    where
+        C: Coefficients<T, K, J>,
+    {
+        let Pending { application: Application { grid, inputs, out, .. }, range, coefficients } = self;
+        let each = if grid.lines { grid.rows } else { 1 };
+        let mut pieces = pieces(grid, each, range.clone());
+        move |parameters| {
+            let (k, w) = pieces.next()?;
+            let at = k * grid.width + w.start - range.start;
+            parameters.clear();
+            parameters.extend(coefficients[at..at + w.len()].iter().flat_map(|cell| cell.coefficients()));
+            let rows = if grid.lines { w } else { 0..grid.rows };
+            let run = 0..grid.len;
+            let mut tiles = [const { None }; K];
+            for (tile, input) in tiles.iter_mut().zip(inputs) {
+                *tile = Some(input.direct(k, &rows, &run)?);
+            }
+            // SAFETY: as the caller of `new` vouched.
+            let out = unsafe { out.tile(k, &rows, &run) }?;
+            Some(Waiting { tiles: tiles.map(|tile| tile.expect("just made")), out })
+        }
     }
 }

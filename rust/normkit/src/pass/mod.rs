@@ -12,8 +12,10 @@ mod statistic;
 use std::ops::Range;
 
 pub use application::Application;
+use application::Pending;
 pub use passes::Passes;
 pub use reduction::Reduction;
+use reduction::Share;
 pub use statistic::{Known, OfAffine, OfFused, OfInner, OfParameters, Statistic, SumsOf};
 
 use crate::kernels::apply::Coefficients;
@@ -27,22 +29,29 @@ use stages::Stages;
 /// What a thread keeps from task to task.
 struct State<T, A, C> {
     scratch: Scratch<T>,
+    behind: Vec<T>,
     stages: Stages<T>,
     outputs: [Vec<T>; 2],
     chunk: Vec<A>,
     totals: Vec<A>,
     coefficients: Vec<C>,
+    /// Cells that have their coefficients and wait to be applied, and these.
+    pending: Option<Range<usize>>,
+    waiting: Vec<C>,
 }
 
 impl<T, A, C> State<T, A, C> {
     fn new() -> Self {
         State {
             scratch: Scratch::new(),
+            behind: Vec::new(),
             stages: Stages::new(),
             outputs: [Vec::new(), Vec::new()],
             chunk: Vec::new(),
             totals: Vec::new(),
             coefficients: Vec::new(),
+            pending: None,
+            waiting: Vec::new(),
         }
     }
 }
@@ -50,9 +59,9 @@ impl<T, A, C> State<T, A, C> {
 /// A kept position, and statistics of its runs.
 type Piece = (usize, Range<usize>);
 
-/// The parts of a range of statistics that lie in one run and one tile: kept position and statistics of the run.
-fn pieces(grid: Grid, statistics: Range<usize>) -> impl DoubleEndedIterator<Item = Piece> {
-    let tile = tile_statistics(&grid);
+/// The parts of a range of statistics that lie in one run and one tile of so many: kept position and statistics of the
+/// run.
+fn pieces(grid: &Grid, tile: usize, statistics: Range<usize>) -> impl DoubleEndedIterator<Item = Piece> + use<> {
     let width = if grid.lines { grid.rows } else { grid.width };
     let per_run = width.div_ceil(tile);
     let number = move |t: usize| t / width * per_run + t % width / tile;
@@ -75,6 +84,8 @@ fn columns_of(grid: &Grid, w: &Range<usize>) -> Range<usize> {
 struct Room<'w, T> {
     isa: Isa,
     scratch: &'w mut Scratch<T>,
+    /// Coefficients of what is pending.
+    behind: &'w mut Vec<T>,
     stages: &'w mut Stages<T>,
     outputs: &'w mut [Vec<T>; 2],
 }
@@ -123,7 +134,8 @@ where
         self.reduce.grid.statistics() / self.parts
     }
 
-    /// Each task takes some statistics of each sample of a part of the samples from start to end.
+    /// Each task takes some statistics of each sample of a part of the samples from start to end; they are applied while
+    /// the next ones are reduced, so that memory is read and written at the same time.
     fn fused(&self, isa: Isa, plan: &Plan, statistics: usize) {
         let per_sample = self.statistics() / self.samples;
         let across = per_sample.div_ceil(statistics);
@@ -131,48 +143,82 @@ where
         let part = self.samples.div_ceil(parts);
         let reduce_cut = Cut::new(&self.reduce.grid);
         let apply_cut = self.apply.as_ref().map(|apply| Cut::new(&apply.grid));
-        run(plan.threads, parts * across, State::new, |task, state: &mut State<T, A, C>| {
-            let State { scratch, stages, outputs, chunk, totals, coefficients } = state;
+        let waits = !C::HEAVY && !plan.stream && self.apply.as_ref().is_some_and(Application::can_wait);
+        let task = |task: usize, state: &mut State<T, A, C>| {
             let first = task % across * statistics;
             let end = (first + statistics).min(per_sample);
             for sample in task / across * part..(task / across * part + part).min(self.samples) {
                 let range = sample * per_sample + first..sample * per_sample + end;
                 let reduced = range.start * self.parts..range.end * self.parts;
-                let room = Room { isa, scratch: &mut *scratch, stages: &mut *stages, outputs: &mut *outputs };
-                self.reduce.whole(&reduce_cut, reduced, plan.ahead / size_of::<T>(), room, chunk, totals);
+                let State { scratch, behind, stages, outputs, chunk, totals, coefficients, pending, waiting } =
+                    &mut *state;
+                let room = Room { isa, scratch, behind, stages, outputs };
+                let pending_cells = pending.take();
+                totals.clear();
+                totals.resize(reduced.len(), A::default());
+                let share = Share {
+                    reduction: &self.reduce,
+                    cut: &reduce_cut,
+                    statistics: reduced,
+                    chunks: 0..reduce_cut.chunks,
+                    totals,
+                    part: chunk,
+                };
+                share.reduce(self.pending(pending_cells, waiting), room);
                 coefficients.resize(range.len() * self.cells, C::NONE);
                 for (i, t) in range.clone().enumerate() {
                     let cells = &mut coefficients[i * self.cells..(i + 1) * self.cells];
                     (self.rule)(t, &totals[i * self.parts..(i + 1) * self.parts], cells);
                 }
-                if let (Some(apply), Some(cut)) = (&self.apply, &apply_cut) {
-                    let cells = range.start * self.cells..range.end * self.cells;
-                    let room = Room { isa, scratch: &mut *scratch, stages: &mut *stages, outputs: &mut *outputs };
+                let cells = range.start * self.cells..range.end * self.cells;
+                if waits {
+                    std::mem::swap(coefficients, waiting);
+                    *pending = Some(cells);
+                } else if let (Some(apply), Some(cut)) = (&self.apply, &apply_cut) {
+                    let room = Room { isa, scratch, behind, stages, outputs };
                     // SAFETY: tasks have different samples or different statistics, hence different cells.
                     unsafe { apply.whole(cut, cells, plan.stream, room, coefficients) };
                 }
             }
-        });
+        };
+        let last = |state: &mut State<T, A, C>| {
+            let State { scratch, behind, stages, outputs, pending, waiting, .. } = state;
+            if let (Some(cells), Some(apply), Some(cut)) = (pending.take(), &self.apply, &apply_cut) {
+                let room = Room { isa, scratch, behind, stages, outputs };
+                // SAFETY: as above.
+                unsafe { apply.whole(cut, cells, plan.stream, room, waiting) };
+            }
+        };
+        run(plan.threads, parts * across, State::new, task, last);
+    }
+
+    /// Cells as what is pending.
+    fn pending<'w>(&'w self, cells: Option<Range<usize>>, coefficients: &'w [C]) -> Option<Pending<'w, 'w, T, C, L>> {
+        // SAFETY: they are those of one task, and tasks have different samples or different statistics, hence different
+        // cells.
+        Some(unsafe { Pending::new(self.apply.as_ref()?, cells?, coefficients) })
     }
 
     /// All threads reduce chunks, one merges, all apply.
     fn split(&self, isa: Isa, plan: &Plan) {
-        let grid = self.reduce.grid;
-        let cut = Cut::new(&grid);
+        let grid = &self.reduce.grid;
+        let cut = Cut::new(grid);
         let all = grid.statistics();
-        let work: Vec<_> = pieces(grid, 0..all).collect();
+        let work: Vec<_> = pieces(grid, tile_statistics(grid), 0..all).collect();
         let mut partial = vec![A::default(); cut.chunks * all];
         let shared = Disjoint::new(&mut partial);
-        run(plan.threads, work.len() * cut.chunks, State::new, |task, state: &mut State<T, A, C>| {
-            let piece = work[task % work.len()].clone();
+        let task = |task: usize, state: &mut State<T, A, C>| {
+            let (k, w) = work[task % work.len()].clone();
             let chunk = task / work.len();
-            let at = chunk * all + piece.0 * grid.width + piece.1.start;
+            let statistics = k * grid.width + w.start..k * grid.width + w.end;
             // SAFETY: pieces are disjoint, and each is taken once for each chunk.
-            let into = unsafe { shared.part(at..at + piece.1.len()) };
-            let State { scratch, stages, outputs, .. } = state;
-            let mut room = Room { isa, scratch, stages, outputs };
-            self.reduce.chunk(&cut, piece, chunk, false, &mut room, into);
-        });
+            let totals = unsafe { shared.part(chunk * all + statistics.start..chunk * all + statistics.end) };
+            let State { scratch, behind, stages, outputs, chunk: part, .. } = state;
+            let chunks = chunk..chunk + 1;
+            let share = Share { reduction: &self.reduce, cut: &cut, statistics, chunks, totals, part };
+            share.reduce(None::<Pending<T, C, L>>, Room { isa, scratch, behind, stages, outputs });
+        };
+        run(plan.threads, work.len() * cut.chunks, State::new, task, |_| ());
         let (totals, rest) = partial.split_at_mut(all);
         for part in rest.chunks_exact(all) {
             for (total, &part) in totals.iter_mut().zip(part) {

@@ -7,20 +7,28 @@ use crate::kernels::flow::{Flow, Normalized, Plain, Through, Weighted};
 use crate::kernels::reduce::{
     GradSums, MomentSums, Scratch, gradient_columns, gradient_rows, moments_columns, moments_rows,
 };
-use crate::simd::{Real, Simd, Tile};
+use crate::simd::{Behind, Real, Simd, Tile};
 
-/// What a reduction knows of its statistics beforehand.
-pub type Known<'a, T> = &'a (dyn Fn(usize) -> Affine<T> + Sync);
+/// What a reduction knows beforehand of its statistics from number t on.
+pub type Known<'a, T> = &'a (dyn Fn(usize, &mut [Affine<T>]) + Sync);
 
 /// What is taken from the elements of `K` operands.
 pub trait Statistic<T: Real, const K: usize>: Copy + Default + Send + Sync {
     /// Of both parts together.
     fn merge(self, other: Self) -> Self;
-    /// Of a block that belongs to one statistic, merged into `self`.
-    fn rows<S: Simd<T>>(&mut self, s: S, tiles: [Tile<T>; K], cell: Affine<T>, activation: Activation);
+    /// Of a block that belongs to one statistic, merged into `self`: a short run if it is a `LINE`, else `behind`
+    /// follows.
+    fn rows<S: Simd<T>, const LINE: bool>(
+        &mut self,
+        s: S,
+        tiles: [Tile<T>; K],
+        cell: Affine<T>,
+        activation: Activation,
+        behind: &mut impl Behind,
+    );
     /// Called before the blocks of some columns.
-    fn prepare(_pattern: Pattern, _cells: impl Fn(usize) -> Affine<T>, _scratch: &mut Scratch<T>) {}
-    /// Of a block of columns, merged into `into`.
+    fn prepare(_pattern: Pattern, _cells: &[Affine<T>], _scratch: &mut Scratch<T>) {}
+    /// Of a block of columns, merged into `into`. `behind` follows.
     fn columns<S: Simd<T>>(
         s: S,
         tiles: [Tile<T>; K],
@@ -28,6 +36,7 @@ pub trait Statistic<T: Real, const K: usize>: Copy + Default + Send + Sync {
         activation: Activation,
         scratch: &mut Scratch<T>,
         into: &mut [Self],
+        behind: &mut impl Behind,
     );
 }
 
@@ -37,8 +46,15 @@ impl<T: Real> Statistic<T, 1> for MomentSums {
         self.merge(other)
     }
     #[inline(always)]
-    fn rows<S: Simd<T>>(&mut self, s: S, [x]: [Tile<T>; 1], _cell: Affine<T>, _activation: Activation) {
-        moments_rows(s, x, self);
+    fn rows<S: Simd<T>, const LINE: bool>(
+        &mut self,
+        s: S,
+        [x]: [Tile<T>; 1],
+        _cell: Affine<T>,
+        _activation: Activation,
+        behind: &mut impl Behind,
+    ) {
+        moments_rows::<T, S, LINE>(s, x, self, behind);
     }
     #[inline(always)]
     fn columns<S: Simd<T>>(
@@ -48,8 +64,9 @@ impl<T: Real> Statistic<T, 1> for MomentSums {
         _activation: Activation,
         scratch: &mut Scratch<T>,
         into: &mut [Self],
+        behind: &mut impl Behind,
     ) {
-        moments_columns(s, x, pattern, scratch, into);
+        moments_columns(s, x, pattern, scratch, into, behind);
     }
 }
 
@@ -104,14 +121,21 @@ where
         SumsOf { sums: self.sums.add(other.sums), ..self }
     }
     #[inline(always)]
-    fn rows<S: Simd<T>>(&mut self, s: S, tiles: [Tile<T>; K], cell: Affine<T>, activation: Activation) {
-        self.sums = self.sums.add(gradient_rows(s, tiles, cell, F::flow(activation)));
+    fn rows<S: Simd<T>, const LINE: bool>(
+        &mut self,
+        s: S,
+        tiles: [Tile<T>; K],
+        cell: Affine<T>,
+        activation: Activation,
+        behind: &mut impl Behind,
+    ) {
+        self.sums = self.sums.add(gradient_rows::<T, S, F::Flow, K, LINE>(s, tiles, cell, F::flow(activation), behind));
     }
     #[inline(always)]
-    fn prepare(pattern: Pattern, cells: impl Fn(usize) -> Affine<T>, scratch: &mut Scratch<T>) {
+    fn prepare(pattern: Pattern, cells: &[Affine<T>], scratch: &mut Scratch<T>) {
         let [mean, scale, shift, ..] = scratch.take(pattern.len());
-        for w in 0..pattern.width {
-            let (cell, run) = (cells(w), pattern.run(0, w));
+        for (w, cell) in cells.iter().enumerate() {
+            let run = pattern.run(0, w);
             mean[run.clone()].fill(cell.mean);
             scale[run.clone()].fill(cell.scale);
             shift[run].fill(cell.shift);
@@ -128,9 +152,10 @@ where
         activation: Activation,
         scratch: &mut Scratch<T>,
         into: &mut [Self],
+        behind: &mut impl Behind,
     ) {
         let [mean, scale, shift, sums, dots, ..] = scratch.take(pattern.len());
         let add = |w: usize, sums: GradSums| into[w].sums = into[w].sums.add(sums);
-        gradient_columns(s, tiles, pattern, [mean, scale, shift, sums, dots], F::flow(activation), add);
+        gradient_columns(s, tiles, pattern, [mean, scale, shift, sums, dots], F::flow(activation), behind, add);
     }
 }

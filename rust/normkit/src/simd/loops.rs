@@ -1,7 +1,7 @@
 //! The three loops that every kernel is made of, safe to call on tiles of one shape.
 #![allow(clippy::needless_range_loop, reason = "registers of several accumulators are indexed together")]
 
-use super::{LINE, Real, Simd, Tile, TileMut};
+use super::{Behind, LINE, Real, Simd, Tile, TileMut};
 
 /// Steps that the first accumulators take before they are flushed into the second ones. One level of accumulators is
 /// biased by 5–15 ulp where the squares are quantized (means near 1e4); two stay within 3.
@@ -41,12 +41,13 @@ unsafe fn load<T: Real, S: Simd<T>, const K: usize>(
 }
 
 /// Sums of the `M` terms `f` over all elements of `tiles`, in [`Real::LANES`] virtual lanes with two levels, folded by
-/// the fixed tree. Tails are filled with `fill`: `f(fill)` must be zero.
+/// the fixed tree. Tails are filled with `fill`: `f(fill)` must be zero. `behind` follows.
 #[inline(always)]
 pub(crate) fn lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
     s: S,
     tiles: [Tile<T>; K],
     fill: [T; K],
+    behind: &mut impl Behind,
     f: impl Fn([S::V; K]) -> [S::V; M],
 ) -> [f64; M] {
     assert_shapes(&tiles);
@@ -66,8 +67,8 @@ pub(crate) fn lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
         while i < len {
             let whole = (len - i) / T::LANES;
             if whole > 0 {
-                let steps = whole.min(left);
-                for _ in 0..steps {
+                let (steps, follow) = behind.segment(T::LANES, whole.min(left));
+                for step in 0..steps {
                     for u in 0..registers {
                         debug_assert!(i + S::N <= len);
                         // SAFETY: a whole step of LANES elements is left in the run.
@@ -77,6 +78,7 @@ pub(crate) fn lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
                         }
                     }
                     i += T::LANES;
+                    follow(step * T::LANES);
                 }
                 left -= steps;
             } else {
@@ -104,9 +106,16 @@ pub(crate) fn lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
             }
         }
     }
+    fold(s, outer, inner)
+}
+
+/// Both levels of accumulators, by the fixed tree.
+#[inline(always)]
+fn fold<T: Real, S: Simd<T>, const M: usize>(s: S, outer: [S::Lanes; M], inner: [S::Lanes; M]) -> [f64; M] {
+    let registers = T::LANES / S::N;
     let mut sums = [0.0; M];
     for m in 0..M {
-        let mut sum = zero;
+        let mut sum = outer[m];
         for u in 0..registers {
             sum[u] = s.add(outer[m][u], inner[m][u]);
         }
@@ -122,13 +131,75 @@ pub(crate) fn lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
     sums
 }
 
-/// Adds to `sums[m][i]` the sum of the term `f` down column `i`; `along[j]` are parameters of the columns.
+/// [`lanes`] for short runs: the same sums with little around them, flushed after each run.
+#[inline(always)]
+pub(crate) fn short_lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
+    s: S,
+    tiles: [Tile<T>; K],
+    fill: [T; K],
+    f: impl Fn([S::V; K]) -> [S::V; M],
+) -> [f64; M] {
+    assert_shapes(&tiles);
+    let len = tiles[0].len();
+    let mut fills = [s.splat(T::ZERO); K];
+    for k in 0..K {
+        fills[k] = s.splat(fill[k]);
+    }
+    let registers = T::LANES / S::N;
+    let zero = s.splat_lanes(T::ZERO);
+    let mut outer = [zero; M];
+    let mut inner = [zero; M];
+    for r in 0..tiles[0].rows() {
+        let rows = tiles.map(|tile| tile.row(r));
+        let mut i = 0;
+        while i < len {
+            if i > 0 || r > 0 {
+                for m in 0..M {
+                    for u in 0..registers {
+                        outer[m][u] = s.add(outer[m][u], inner[m][u]);
+                    }
+                }
+                inner = [zero; M];
+            }
+            let end = len.min(i + FLUSH * T::LANES);
+            while i + T::LANES <= end {
+                for u in 0..registers {
+                    debug_assert!(i + (u + 1) * S::N <= len);
+                    // SAFETY: a whole step of LANES elements is left in the run.
+                    let terms = f(unsafe { load(s, &rows, i + u * S::N, S::N, &fills) });
+                    for m in 0..M {
+                        inner[m][u] = s.add(inner[m][u], terms[m]);
+                    }
+                }
+                i += T::LANES;
+            }
+            if i < end {
+                for u in 0..registers {
+                    let at = i + u * S::N;
+                    if at < end {
+                        // SAFETY: no more than what is left of the run is read.
+                        let terms = f(unsafe { load(s, &rows, at, (end - at).min(S::N), &fills) });
+                        for m in 0..M {
+                            inner[m][u] = s.add(inner[m][u], terms[m]);
+                        }
+                    }
+                }
+                i = end;
+            }
+        }
+    }
+    fold(s, outer, inner)
+}
+
+/// Adds to `sums[m][i]` the sum of the term `f` down column `i`; `along[j]` are parameters of the columns. `behind`
+/// follows.
 #[inline(always)]
 pub(crate) fn columns<T: Real, S: Simd<T>, const K: usize, const J: usize, const M: usize>(
     s: S,
     tiles: [Tile<T>; K],
     along: [&[T]; J],
     sums: [&mut [T]; M],
+    behind: &mut impl Behind,
     f: impl Fn([S::V; K], [S::V; J]) -> [S::V; M],
 ) {
     assert_shapes(&tiles);
@@ -140,11 +211,11 @@ pub(crate) fn columns<T: Real, S: Simd<T>, const K: usize, const J: usize, const
     while r < rows {
         if rows - r >= GROUP {
             // SAFETY: all runs have `len` elements, asserted above.
-            unsafe { column_group::<T, S, K, J, M, GROUP>(s, &tiles, r, len, &along, &sums, &f) };
+            unsafe { column_group::<T, S, K, J, M, GROUP>(s, &tiles, r, len, &along, &sums, behind, &f) };
             r += GROUP;
         } else {
             // SAFETY: as above.
-            unsafe { column_group::<T, S, K, J, M, 1>(s, &tiles, r, len, &along, &sums, &f) };
+            unsafe { column_group::<T, S, K, J, M, 1>(s, &tiles, r, len, &along, &sums, &mut (), &f) };
             r += 1;
         }
     }
@@ -161,6 +232,7 @@ unsafe fn column_group<T: Real, S: Simd<T>, const K: usize, const J: usize, cons
     len: usize,
     along: &[*const T; J],
     sums: &[*mut T; M],
+    behind: &mut impl Behind,
     f: &impl Fn([S::V; K], [S::V; J]) -> [S::V; M],
 ) {
     debug_assert!(tiles.iter().all(|tile| r + G <= tile.rows() && len <= tile.len()));
@@ -174,40 +246,42 @@ unsafe fn column_group<T: Real, S: Simd<T>, const K: usize, const J: usize, cons
             )
         },
     );
-    let mut i = 0;
-    while i < len {
-        let n = (len - i).min(S::N);
-        // SAFETY: i + n <= len.
-        unsafe {
-            let params = load(s, along, i, n, &[zero; J]);
-            let mut total = f(load(s, &rows[0], i, n, &[zero; K]), params);
-            for row in &rows[1..] {
-                let terms = f(load(s, row, i, n, &[zero; K]), params);
+    let vector = inlined(
+        #[inline(always)]
+        |i: usize, n: usize| {
+            debug_assert!(i + n <= len && n <= S::N);
+            // SAFETY: called with i + n <= len and n <= N below.
+            unsafe {
+                let params = load(s, along, i, n, &[zero; J]);
+                let mut total = f(load(s, &rows[0], i, n, &[zero; K]), params);
+                for row in &rows[1..] {
+                    let terms = f(load(s, row, i, n, &[zero; K]), params);
+                    for m in 0..M {
+                        total[m] = s.add(total[m], terms[m]);
+                    }
+                }
                 for m in 0..M {
-                    total[m] = s.add(total[m], terms[m]);
+                    let p = sums[m].add(i);
+                    if n == S::N {
+                        s.store(p, s.add(s.load(p), total[m]));
+                    } else {
+                        s.store_n(p, n, s.add(s.load_or(p, n, zero), total[m]));
+                    }
                 }
             }
-            for m in 0..M {
-                let p = sums[m].add(i);
-                if n == S::N {
-                    s.store(p, s.add(s.load(p), total[m]));
-                } else {
-                    s.store_n(p, n, s.add(s.load_or(p, n, zero), total[m]));
-                }
-            }
+        },
+    );
+    let mut i = 0;
+    while i + S::N <= len {
+        let (steps, follow) = behind.segment(G * S::N, (len - i) / S::N);
+        for step in 0..steps {
+            vector(i, S::N);
+            follow(step * G * S::N);
+            i += S::N;
         }
-        i += n;
     }
-}
-
-/// Asks for all lines of a rectangle to be in the second-level cache soon; any address will do.
-#[inline(always)]
-pub(crate) fn fetch<T: Real, S: Simd<T>>(s: S, at: *const T, rows: usize, stride: isize, len: usize) {
-    for r in 0..rows {
-        let row = at.wrapping_offset(r as isize * stride);
-        for i in (0..len).step_by(LINE / size_of::<T>()) {
-            s.prefetch(row.wrapping_add(i));
-        }
+    if i < len {
+        vector(i, len - i);
     }
 }
 
@@ -218,7 +292,8 @@ fn inlined<V>(f: impl Fn(usize, usize) -> V) -> impl Fn(usize, usize) -> V {
 }
 
 /// `out = f(tiles, along)`, element by element; `along[j]` are parameters of the columns. `stream` stores past the
-/// caches. An input may be the output's memory. `HEAVY`: `f` is long, and worth one copy of its code only.
+/// caches. An input may be the output's memory. `HEAVY`: `f` is long or runs are short, so that one copy of its
+/// code is enough.
 #[inline(always)]
 pub(crate) fn map<T: Real, S: Simd<T>, const K: usize, const J: usize, const HEAVY: bool>(
     s: S,

@@ -11,6 +11,7 @@
 //! that is not becomes a call that passes vectors through memory.
 
 mod baseline;
+mod behind;
 mod isa;
 mod loops;
 mod tile;
@@ -24,9 +25,11 @@ use std::ops::IndexMut;
 
 use crate::element::{Sink, Source};
 
+pub use behind::Behind;
+pub(crate) use behind::{Follower, Waiting};
 pub use isa::force;
 pub use isa::{Isa, IsaError};
-pub(crate) use loops::{columns, fetch, lanes, map};
+pub(crate) use loops::{columns, lanes, map, short_lanes};
 pub use tile::{Base, BaseMut};
 pub use tile::{Tile, TileMut};
 
@@ -114,17 +117,6 @@ pub trait Simd<T: Real>: Copy + 'static {
     unsafe fn stream(self, p: *mut T, v: Self::V);
     /// Make streamed stores visible before whatever follows.
     fn fence(self);
-    /// Ask for the line at `p`, which may be any address, to be in the second-level cache soon.
-    #[inline(always)]
-    fn prefetch(self, p: *const T) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: part of SSE, which x86-64 always has; a prefetch reads nothing and cannot fault.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = p;
-    }
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`

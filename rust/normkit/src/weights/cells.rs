@@ -9,7 +9,7 @@ use crate::layout::{Grid, grid};
 use crate::moments::Moments;
 use crate::norms::{isa, plan};
 use crate::parallel::Slots;
-use crate::pass::{Application, OfAffine, Pass, Passes, Reduction, SumsOf};
+use crate::pass::{Application, Known, OfAffine, Pass, Passes, Reduction, SumsOf};
 use crate::plan::Work;
 use crate::simd::Real;
 use crate::tensor::{Tensor, TensorMut};
@@ -24,14 +24,14 @@ fn count(shape: &[usize], kept: &[bool]) -> usize {
 fn reduction<'a, const K: usize>(
     grid: Grid,
     inputs: [Input<'a, f64>; K],
-    known: &'a (dyn Fn(usize) -> Affine<f64> + Sync),
+    known: Known<'a, f64>,
 ) -> Reduction<'a, f64, K> {
-    Reduction { grid, inputs, known, activation: Activation::Identity, mask: None, ahead: None }
+    Reduction { grid, inputs, known, activation: Activation::Identity, mask: None }
 }
 
 /// A mean of zero.
-fn zero(_cell: usize) -> Affine<f64> {
-    Affine::EMPTY
+fn zero(_first: usize, cells: &mut [Affine<f64>]) {
+    cells.fill(Affine::EMPTY);
 }
 
 /// The moments of each cell.
@@ -166,7 +166,11 @@ pub(super) fn backward<E: Element, F: Element, G: Element, H: Element>(
         return Ok(());
     }
     let (reduced, [from, along]) = grid(&dy.shape, x.kept, [&x.of.strides, &dy.strides]);
-    let known = |t: usize| means.map_or(Affine::EMPTY, |means| Affine::new(means[t], 0.0, 0.0));
+    let known = |first: usize, cells: &mut [Affine<f64>]| {
+        for (t, cell) in (first..).zip(cells) {
+            *cell = means.map_or(Affine::EMPTY, |means| Affine::new(means[t], 0.0, 0.0));
+        }
+    };
     let reduce = reduction(reduced, [Input::new(x.of, &from), Input::new(dy, &along)], &known);
     let (applied, [from, along, to]) = grid(&dy.shape, z.kept, [&z.of.strides, &dy.strides, &dx.strides]);
     let (inputs, out) = ([Input::new(z.of, &from), Input::new(dy, &along)], Output::new(dx, &to));

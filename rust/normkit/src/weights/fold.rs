@@ -103,6 +103,7 @@ pub fn fold_conv_bn<E: Element>(
                 }
             }
         },
+        |()| (),
     );
     let fold =
         |c: usize| (bias.map_or(0.0, |bias| bias[c]) - mean[c]) * scales[c] + shift.map_or(0.0, |shift| shift[c]);
