@@ -13,8 +13,8 @@ from case import Contender
 
 SETTLE = 0.003  # s: the last contender's threads stop spinning (OpenMP's would hold a core of the next one)
 SETTLED = 64  # page faults: below, a call has found its memory again
-WAKE = 0.005  # s: a virtual machine's sleeping core takes up to this long to wake; until then calls do not count
-BURST = 0.005  # s: the calls that count last at least this long
+WAKE = 0.01  # s: sleeping cores wake (a virtual machine takes 5 ms), and the last-level cache comes to hold what it can
+BURST = 0.01  # s: the calls that count last at least this long
 
 
 @dataclass(frozen=True)
