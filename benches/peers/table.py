@@ -94,11 +94,12 @@ def render(record: dict, name: str) -> str:
     return "\n".join(lines)
 
 
-def split(text: str) -> tuple[str, str, str]:
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        sys.exit(f"table.py: expected one {START} followed by one {END}")
-    before, rest = text.split(START)
-    inside, after = rest.split(END)
+def split(text: str, start: str, end: str) -> tuple[str, str, str]:
+    """What is before, between and after two markers."""
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        sys.exit(f"expected one {start} followed by one {end}")
+    before, rest = text.split(start)
+    inside, after = rest.split(end)
     return before, inside, after
 
 
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("--readme", type=Path, default=records.TOP / "README.md")
     parser.add_argument("--check", action="store_true", help="change nothing; fail when README and record disagree")
     args = parser.parse_args()
-    before, inside, after = split(args.readme.read_text())
+    before, inside, after = split(args.readme.read_text(), START, END)
     if args.record:
         path = args.record.resolve()
     elif named := NAMED.search(inside):
