@@ -1,8 +1,8 @@
 """PyTorch, at its best: raw kernels without autograd, and in "out" mode the faster of two ways to reuse memory.
 
 Only `native_batch_norm.out` has a kernel that writes to `out`. The other `.out` are generated: they compute into new
-memory and then copy; some ops have none. To charge PyTorch neither for the copy nor for page faults, its plain calls are
-timed as well with an allocator that keeps its pages (see pages.py), and the faster of the two counts.
+memory and then copy; some ops have none. To charge PyTorch neither for the copy nor for page faults, its plain calls
+are timed as well with an allocator that keeps its pages (see pages.py), and the faster of the two counts.
 """
 
 import re
