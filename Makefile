@@ -56,7 +56,7 @@ test: $(VENV)/.installed-dev
 	cargo test --workspace
 	$(BIN)/python -m pytest $(ARGS)
 
-# Format, lints and types; warnings are errors.
+# Format, lints, types, and the README's tables; warnings are errors.
 lint: $(VENV)/.installed-dev
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
@@ -65,6 +65,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	cd / && $(CURDIR)/$(BIN)/python -m mypy.stubtest normkit
+	$(BIN)/python benches/peers/table.py --check
+	$(BIN)/python benches/peers/norms.py --check
 
 format: $(VENV)/.installed-dev
 	cargo fmt --all

@@ -3,7 +3,8 @@
 //!
 //! float32, dense, outputs reused, all threads (`NORMKIT_NUM_THREADS`). The throughput shown counts what a kernel must
 //! move at the least, so that it compares with that of its yardstick: two tensors (`copy`) in forward, inference and
-//! folding, one in moments, three (`add`) in backward. A part of it: `cargo bench -- resnet50.*backward`.
+//! folding, one in moments, three (`add`) in backward, one more for a residual or a style and for its gradient.
+//! A new kernel is a function at the end, an `Op`, and a place in `TABLES`. A part of it: `cargo bench -- resnet50.*backward`.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::hint::black_box;
@@ -12,7 +13,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use normkit::{BatchNormOf, ConvOf, Tensor, TensorMut};
+use normkit::{Activation, BatchNormOf, Bounds, ConvOf, Extras, Layer, Operand, Tensor, TensorMut, Used};
 use rayon_core::{ThreadPool, ThreadPoolBuilder};
 
 /// Shapes that belong together, and what is measured on them.
@@ -35,11 +36,31 @@ const BATCH_INFERENCE: Op = ("batch_norm_inference", 2, batch_norm_inference);
 const BATCH_BACKWARD: Op = ("batch_norm_backward", 3, batch_norm_backward);
 const GROUP: Op = ("group_norm", 2, group_norm);
 const GROUP_BACKWARD: Op = ("group_norm_backward", 3, group_norm_backward);
+const INSTANCE: Op = ("instance_norm", 2, instance_norm);
+const INSTANCE_BACKWARD: Op = ("instance_norm_backward", 3, instance_norm_backward);
+const ADAPTIVE: Op = ("adaptive_instance_norm", 3, adaptive_instance_norm);
+const ADAPTIVE_BACKWARD: Op = ("adaptive_instance_norm_backward", 5, adaptive_instance_norm_backward);
+const LAYER: Op = ("layer_norm", 2, layer_norm);
+const LAYER_BACKWARD: Op = ("layer_norm_backward", 3, layer_norm_backward);
+const RMS: Op = ("rms_norm", 2, rms_norm);
+const RMS_BACKWARD: Op = ("rms_norm_backward", 3, rms_norm_backward);
+const RENORM: Op = ("batch_renorm", 2, batch_renorm);
+const RENORM_BACKWARD: Op = ("batch_renorm_backward", 3, batch_renorm_backward);
+const FUSED: Op = ("batch_norm_add_relu", 3, batch_norm_add_relu);
+const FUSED_BACKWARD: Op = ("batch_norm_add_relu_backward", 5, batch_norm_add_relu_backward);
 const MOMENTS: Op = ("moments", 1, moments);
 const FOLD: Op = ("fold_conv_bn", 2, fold_conv_bn);
+const WEIGHT: Op = ("weight_norm", 2, weight_norm);
+const WEIGHT_BACKWARD: Op = ("weight_norm_backward", 3, weight_norm_backward);
+const SPECTRAL: Op = ("spectral_norm", 2, spectral_norm);
+const SPECTRAL_BACKWARD: Op = ("spectral_norm_backward", 3, spectral_norm_backward);
+const STANDARDIZATION: Op = ("scaled_weight_standardization", 2, standardization);
+const STANDARDIZATION_BACKWARD: Op = ("scaled_weight_standardization_backward", 3, standardization_backward);
 
 const BATCH_OPS: &[Op] = &[COPY, ADD, BATCH, BATCH_INFERENCE, BATCH_BACKWARD];
 const GROUP_OPS: &[Op] = &[COPY, ADD, GROUP, GROUP_BACKWARD];
+const WEIGHT_OPS: &[Op] =
+    &[COPY, ADD, FOLD, WEIGHT, WEIGHT_BACKWARD, SPECTRAL, SPECTRAL_BACKWARD, STANDARDIZATION, STANDARDIZATION_BACKWARD];
 
 const TABLES: &[Table] = &[
     Table {
@@ -76,10 +97,33 @@ const TABLES: &[Table] = &[
             &[2, 2560, 12, 12],
         ],
     },
+    // The ends of ResNet-50's blocks.
+    Table {
+        name: "residuals",
+        ops: &[COPY, ADD, FUSED, FUSED_BACKWARD],
+        shapes: &[&[32, 256, 56, 56], &[32, 512, 28, 28], &[32, 1024, 14, 14], &[32, 2048, 7, 7]],
+    },
+    // Tokens and features of transformers.
+    Table {
+        name: "rows",
+        ops: &[COPY, ADD, LAYER, LAYER_BACKWARD, RMS, RMS_BACKWARD],
+        shapes: &[&[256, 768], &[128, 1024], &[1920, 512], &[5120, 1024], &[8192, 1024], &[4096, 3072]],
+    },
+    // Networks that transfer a style.
+    Table {
+        name: "instances",
+        ops: &[COPY, ADD, INSTANCE, INSTANCE_BACKWARD, ADAPTIVE, ADAPTIVE_BACKWARD],
+        shapes: &[&[4, 32, 256, 256], &[4, 64, 128, 128], &[4, 128, 64, 64], &[8, 512, 32, 32]],
+    },
+    Table {
+        name: "renorm",
+        ops: &[COPY, ADD, RENORM, RENORM_BACKWARD],
+        shapes: &[&[32, 64, 56, 56], &[32, 512, 28, 28], &[32, 2048, 7, 7]],
+    },
     Table { name: "moments", ops: &[COPY, MOMENTS], shapes: &[&[32, 256, 56, 56], &[32, 2048, 7, 7]] },
     Table {
         name: "weights",
-        ops: &[COPY, FOLD],
+        ops: WEIGHT_OPS,
         shapes: &[&[64, 3, 7, 7], &[512, 512, 3, 3], &[2048, 512, 1, 1], &[1000, 2048]],
     },
 ];
@@ -154,8 +198,6 @@ struct Arguments<'a> {
     out: TensorMut<'a, f32>,
     weight: Option<&'a [f64]>,
     bias: Option<&'a [f64]>,
-    /// 32, or as many as divide the channels.
-    groups: usize,
 }
 
 impl Problem {
@@ -186,8 +228,23 @@ impl Problem {
             out: TensorMut::dense(&mut self.out, self.shape).expect("fits"),
             weight: Some(&self.weight),
             bias: Some(&self.bias),
-            groups: (1..=32).rev().find(|groups| self.shape[1].is_multiple_of(*groups)).expect("1 does"),
         }
+    }
+
+    /// 32, or as many as divide the channels.
+    fn groups(&self) -> usize {
+        (1..=32).rev().find(|groups| self.shape[1].is_multiple_of(*groups)).expect("1 does")
+    }
+
+    /// A fourth tensor: a residual or a style.
+    fn beside(&self) -> Buffer {
+        let mut values = self.dy.iter().rev();
+        Buffer::new(self.dy.len(), || *values.next().expect("as many"))
+    }
+
+    /// A fifth: where the fourth one's gradient goes.
+    fn gradient_beside(&self) -> Buffer {
+        Buffer::new(self.dy.len(), || 0.0)
     }
 }
 
@@ -218,19 +275,158 @@ fn batch_norm_backward(problem: &mut Problem) -> Run<'_> {
 }
 
 fn group_norm(problem: &mut Problem) -> Run<'_> {
-    let Arguments { x, mut out, weight, bias, groups, .. } = problem.arguments();
+    let groups = problem.groups();
+    in_groups(problem, groups)
+}
+
+fn group_norm_backward(problem: &mut Problem) -> Run<'_> {
+    let groups = problem.groups();
+    in_groups_backward(problem, groups)
+}
+
+/// A group is a channel.
+fn instance_norm(problem: &mut Problem) -> Run<'_> {
+    let channels = problem.shape[1];
+    in_groups(problem, channels)
+}
+
+fn instance_norm_backward(problem: &mut Problem) -> Run<'_> {
+    let channels = problem.shape[1];
+    in_groups_backward(problem, channels)
+}
+
+fn in_groups(problem: &mut Problem, groups: usize) -> Run<'_> {
+    let Arguments { x, mut out, weight, bias, .. } = problem.arguments();
     Box::new(move || {
         black_box(normkit::group_norm(&x, 1, groups, weight, bias, EPS, &mut out).expect("valid"));
     })
 }
 
-fn group_norm_backward(problem: &mut Problem) -> Run<'_> {
-    let Arguments { x, dy, mut out, weight, bias, groups } = problem.arguments();
+fn in_groups_backward(problem: &mut Problem, groups: usize) -> Run<'_> {
+    let Arguments { x, dy, mut out, weight, bias } = problem.arguments();
     let of = normkit::group_norm(&x, 1, groups, weight, bias, EPS, &mut out).expect("valid");
     Box::new(move || {
         let gradients = normkit::group_norm_backward(&dy, &x, 1, groups, &of.mean, &of.rstd, weight, &mut out);
         black_box(gradients.expect("valid"));
     })
+}
+
+fn adaptive_instance_norm(problem: &mut Problem) -> Run<'_> {
+    let Arguments { x, dy: style, mut out, .. } = problem.arguments();
+    Box::new(move || {
+        black_box(normkit::adaptive_instance_norm(&x, &style, 1, EPS, 0, &mut out).expect("valid"));
+    })
+}
+
+fn adaptive_instance_norm_backward(problem: &mut Problem) -> Run<'_> {
+    let (shape, style, mut dstyle) = (problem.shape, problem.beside(), problem.gradient_beside());
+    let Arguments { x, dy, mut out, .. } = problem.arguments();
+    let of = {
+        let style = Tensor::dense(&style, shape).expect("fits");
+        normkit::adaptive_instance_norm(&x, &style, 1, EPS, 0, &mut out).expect("valid")
+    };
+    let dy = Operand::from(&dy);
+    Box::new(move || {
+        let style = Tensor::dense(&style, shape).expect("fits");
+        let mut dstyle = TensorMut::dense(&mut dstyle, shape).expect("fits");
+        normkit::adaptive_instance_norm_backward(&dy, &x, &style, 1, &of, 0, &mut out, &mut dstyle).expect("valid");
+    })
+}
+
+fn layer_norm(problem: &mut Problem) -> Run<'_> {
+    over_rows(problem, true)
+}
+
+fn layer_norm_backward(problem: &mut Problem) -> Run<'_> {
+    over_rows_backward(problem, true)
+}
+
+fn rms_norm(problem: &mut Problem) -> Run<'_> {
+    over_rows(problem, false)
+}
+
+fn rms_norm_backward(problem: &mut Problem) -> Run<'_> {
+    over_rows_backward(problem, false)
+}
+
+/// Of a shape (rows, columns): what is for channels elsewhere is for columns here. Without centring there is no bias.
+fn over_rows(problem: &mut Problem, centred: bool) -> Run<'_> {
+    let layer = Layer { axes: vec![1], centred };
+    let Arguments { x, mut out, weight, bias, .. } = problem.arguments();
+    let bias = bias.filter(|_| centred);
+    Box::new(move || {
+        black_box(normkit::layer_norm(&x, &layer, weight, bias, EPS, &mut out).expect("valid"));
+    })
+}
+
+fn over_rows_backward(problem: &mut Problem, centred: bool) -> Run<'_> {
+    let layer = Layer { axes: vec![1], centred };
+    let Arguments { x, dy, mut out, weight, .. } = problem.arguments();
+    let of = normkit::layer_norm(&x, &layer, weight, None, EPS, &mut out).expect("valid");
+    let dy = Operand::from(&dy);
+    Box::new(move || {
+        let gradients = normkit::layer_norm_backward(&dy, &x, &layer, &of.mean, &of.rstd, weight, true, &mut out);
+        black_box(gradients.expect("valid"));
+    })
+}
+
+fn batch_renorm(problem: &mut Problem) -> Run<'_> {
+    let (mean, var) = running(problem.shape[1]);
+    let Arguments { x, mut out, weight, bias, .. } = problem.arguments();
+    Box::new(move || {
+        let of = normkit::batch_renorm(&x, 1, weight, bias, EPS, [&mean, &var], BOUNDS, &mut out);
+        black_box(of.expect("valid"));
+    })
+}
+
+fn batch_renorm_backward(problem: &mut Problem) -> Run<'_> {
+    let (mean, var) = running(problem.shape[1]);
+    let Arguments { x, dy, mut out, weight, bias } = problem.arguments();
+    let of = normkit::batch_renorm(&x, 1, weight, bias, EPS, [&mean, &var], BOUNDS, &mut out);
+    let (of, r, d) = of.expect("valid");
+    let dy = Operand::from(&dy);
+    Box::new(move || {
+        let used = Used { mean: &of.mean, rstd: &of.rstd, frozen: false };
+        let gradients = normkit::batch_renorm_backward(&dy, &x, 1, used, weight, [&r, &d], &mut out);
+        black_box(gradients.expect("valid"));
+    })
+}
+
+const BOUNDS: Bounds = Bounds { r: 3.0, d: 5.0 };
+
+/// Running means and variances.
+fn running(channels: usize) -> (Vec<f64>, Vec<f64>) {
+    (vec![0.25; channels], vec![2.0; channels])
+}
+
+fn batch_norm_add_relu(problem: &mut Problem) -> Run<'_> {
+    let Arguments { x, dy: residual, mut out, weight, bias } = problem.arguments();
+    let extras = add_relu(&residual);
+    Box::new(move || {
+        black_box(normkit::batch_norm_fused(&x, 1, weight, bias, EPS, &extras, &mut out).expect("valid"));
+    })
+}
+
+fn batch_norm_add_relu_backward(problem: &mut Problem) -> Run<'_> {
+    let (shape, residual, mut dresidual) = (problem.shape, problem.beside(), problem.gradient_beside());
+    let Arguments { x, dy, mut out, weight, bias } = problem.arguments();
+    let of = {
+        let residual = Tensor::dense(&residual, shape).expect("fits");
+        normkit::batch_norm_fused(&x, 1, weight, bias, EPS, &add_relu(&residual), &mut out).expect("valid")
+    };
+    let dy = Operand::from(&dy);
+    Box::new(move || {
+        let residual = Tensor::dense(&residual, shape).expect("fits");
+        let mut dresidual = TensorMut::dense(&mut dresidual, shape).expect("fits");
+        let used = Used { mean: &of.mean, rstd: &of.rstd, frozen: false };
+        let (extras, second) = (add_relu(&residual), Some(&mut dresidual));
+        let gradients = normkit::batch_norm_fused_backward(&dy, &x, 1, used, weight, bias, &extras, &mut out, second);
+        black_box(gradients.expect("valid"));
+    })
+}
+
+fn add_relu<'a>(residual: &Tensor<'a, f32>) -> Extras<'a> {
+    Extras { activation: Activation::Relu, residual: Some(residual.into()), mask: None }
 }
 
 /// Over all axes but the channels'.
@@ -251,6 +447,74 @@ fn fold_conv_bn(problem: &mut Problem) -> Run<'_> {
         let conv = ConvOf { groups: 1, transposed: false };
         black_box(normkit::fold_conv_bn(x, shape, None, conv, norm, out).expect("valid"));
     })
+}
+
+// x as the weight of a convolution or a linear layer: a scale for each output channel.
+
+fn weight_norm(problem: &mut Problem) -> Run<'_> {
+    let scales = scales(problem.shape[0]);
+    let Arguments { x, mut out, .. } = problem.arguments();
+    Box::new(move || {
+        black_box(normkit::weight_norm(&x, Some(0), &scales, &mut out).expect("valid"));
+    })
+}
+
+fn weight_norm_backward(problem: &mut Problem) -> Run<'_> {
+    let scales = scales(problem.shape[0]);
+    let Arguments { x, dy, mut out, .. } = problem.arguments();
+    let norms = normkit::weight_norm(&x, Some(0), &scales, &mut out).expect("valid");
+    Box::new(move || {
+        black_box(normkit::weight_norm_backward(&dy, &x, Some(0), &scales, &norms, &mut out).expect("valid"));
+    })
+}
+
+/// One step from two vectors.
+fn spectral_norm(problem: &mut Problem) -> Run<'_> {
+    let (u, v) = (unit(problem.shape[0]), unit(problem.shape[1..].iter().product()));
+    let Arguments { x, mut out, .. } = problem.arguments();
+    Box::new(move || {
+        black_box(normkit::spectral_norm(&x, 0, &u, &v, 1, TINY, &mut out).expect("valid"));
+    })
+}
+
+fn spectral_norm_backward(problem: &mut Problem) -> Run<'_> {
+    let (u, v) = (unit(problem.shape[0]), unit(problem.shape[1..].iter().product()));
+    let Arguments { x, dy, mut out, .. } = problem.arguments();
+    let of = normkit::spectral_norm(&x, 0, &u, &v, 1, TINY, &mut out).expect("valid");
+    Box::new(move || {
+        normkit::spectral_norm_backward(&dy, &x, 0, &of, &mut out).expect("valid");
+    })
+}
+
+fn standardization(problem: &mut Problem) -> Run<'_> {
+    let scales = scales(problem.shape[0]);
+    let Arguments { x, mut out, .. } = problem.arguments();
+    Box::new(move || {
+        black_box(normkit::scaled_weight_standardization(&x, Some(&scales), LEAST, &mut out).expect("valid"));
+    })
+}
+
+fn standardization_backward(problem: &mut Problem) -> Run<'_> {
+    let scales = scales(problem.shape[0]);
+    let Arguments { x, dy, mut out, .. } = problem.arguments();
+    let of = normkit::scaled_weight_standardization(&x, Some(&scales), LEAST, &mut out).expect("valid");
+    Box::new(move || {
+        let gain = Some(&scales[..]);
+        let dgain = normkit::scaled_weight_standardization_backward(&dy, &x, gain, LEAST, &of, &mut out);
+        black_box(dgain.expect("valid"));
+    })
+}
+
+/// The least norm and the least variance that a weight is divided by.
+const TINY: f64 = 1e-12;
+const LEAST: f64 = 1e-4;
+
+fn scales(channels: usize) -> Vec<f64> {
+    (0..channels).map(|c| 0.5 + c as f64 * 0.001).collect()
+}
+
+fn unit(len: usize) -> Vec<f64> {
+    vec![(len as f64).sqrt().recip(); len]
 }
 
 /// The limit of what reads one tensor and writes one.

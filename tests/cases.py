@@ -66,11 +66,14 @@ class NormRow:
 
     name: str
     function: str
-    forward: Callable[..., tuple]
+    call: Callable[..., partial]  # of inputs and further keywords: the call of its forward, not made yet
     oracle: Callable[[Inputs], reference.Norm | reference.Adaptive]
     defined: Callable[[tuple], bool] = lambda shape: True
     prepare: Callable[[Inputs], Inputs] = lambda i: i  # adds what only this norm asks for
     coverage: str = "rotated"  # how much of shapes x layouts x dtypes the table takes
+
+    def forward(self, i, **kw):
+        return self.call(i, **kw)()
 
     @property
     def backward(self):
@@ -93,33 +96,35 @@ def options(i, activation=None):
 
 
 def batch(i, *, activation=None, **kw):
-    return nk.batch_norm(i.x, i.weight, i.bias, eps=i.eps, axis=i.axis, **options(i, activation), **kw)
+    return partial(nk.batch_norm, i.x, i.weight, i.bias, eps=i.eps, axis=i.axis, **options(i, activation), **kw)
 
 
 def batch_frozen(i, *, activation=None, **kw):
     statistics = i.running_mean, i.running_var
     how = {"training": False, "eps": i.eps, "axis": i.axis}
-    return nk.batch_norm(i.x, i.weight, i.bias, *statistics, **how, **options(i, activation), **kw)
+    return partial(nk.batch_norm, i.x, i.weight, i.bias, *statistics, **how, **options(i, activation), **kw)
 
 
 def group(i, *, activation=None, **kw):
-    return nk.group_norm(i.x, i.groups, i.weight, i.bias, eps=i.eps, axis=i.axis, **options(i, activation), **kw)
+    return partial(
+        nk.group_norm, i.x, i.groups, i.weight, i.bias, eps=i.eps, axis=i.axis, **options(i, activation), **kw
+    )
 
 
 def instance(i, *, activation=None, **kw):
-    return nk.instance_norm(i.x, i.weight, i.bias, eps=i.eps, axis=i.axis, **options(i, activation), **kw)
+    return partial(nk.instance_norm, i.x, i.weight, i.bias, eps=i.eps, axis=i.axis, **options(i, activation), **kw)
 
 
 def layer(i, **kw):
-    return nk.layer_norm(i.x, i.weight, i.bias, axis=i.axes, eps=i.eps, **kw)
+    return partial(nk.layer_norm, i.x, i.weight, i.bias, axis=i.axes, eps=i.eps, **kw)
 
 
 def rms(i, **kw):
-    return nk.rms_norm(i.x, i.weight, axis=i.axes, eps=i.eps, **kw)
+    return partial(nk.rms_norm, i.x, i.weight, axis=i.axes, eps=i.eps, **kw)
 
 
 def adaptive(i, *, ddof=0, **kw):
-    return nk.adaptive_instance_norm(i.x, i.style, eps=i.eps, ddof=ddof, axis=i.axis, **kw)
+    return partial(nk.adaptive_instance_norm, i.x, i.style, eps=i.eps, ddof=ddof, axis=i.axis, **kw)
 
 
 CLIPS = {"r_max": 1.5, "d_max": 0.5}  # some channels of `values` are beyond, some are not
@@ -129,7 +134,7 @@ def renorm(i, *, running_mean=None, running_var=None, **kw):
     """The caller's running statistics are left alone unless given here."""
     mean = i.running_mean.copy() if running_mean is None else running_mean
     var = i.running_var.copy() if running_var is None else running_var
-    return nk.batch_renorm(i.x, mean, var, i.weight, i.bias, eps=i.eps, axis=i.axis, **CLIPS, **kw)
+    return partial(nk.batch_renorm, i.x, mean, var, i.weight, i.bias, eps=i.eps, axis=i.axis, **CLIPS, **kw)
 
 
 def of_batch(i, activation=None):

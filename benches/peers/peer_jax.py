@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from case import EPS, MOMENTUM, Case, Contender
+from ops import Op
 
 NAME = "JAX"
+MEASURED = ("batch_norm", "batch_norm_backward", "batch_norm_inference", "group_norm", "group_norm_backward")
 
 
 def channelwise(v: jax.Array, x: jax.Array) -> jax.Array:
@@ -79,26 +81,27 @@ class Peer:
         self.version = jax.__version__
         self.notes = "threads: as many as the process's affinity"
 
-    def contenders(self, op: str, mode: str, case: Case) -> list[Contender]:
-        if mode == "out":
+    def contenders(self, op: Op, mode: str, case: Case) -> list[Contender]:
+        name = op.name
+        if mode == "out" or name not in MEASURED:
             return []
-        x, dy, w, b, rm, rv = map(jnp.asarray, (case.x, case.dy, case.weight, case.bias, *case.running()))
+        x, dy, w, b, rm, rv = map(jnp.asarray, (case.x, case.dy, case.w, case.b, *case.running()))
         groups = case.groups
-        if op == "batch_norm":
+        if name == "batch_norm":
             function, args = batch_norm, (x, w, b, rm, rv)
-        elif op == "batch_norm_inference":
+        elif name == "batch_norm_inference":
             function, args = batch_norm_inference, (x, w, b, rm, rv)
-        elif op == "group_norm":
+        elif name == "group_norm":
             function, args = group_norm, (x, w, b, groups)
-        elif op == "batch_norm_backward":
+        elif name == "batch_norm_backward":
             function, args = batch_norm_backward, (dy, x, w, *batch_norm(x, w, b, rm, rv)[1:3])
         else:
             function, args = group_norm_backward, (dy, x, w, *group_norm(x, w, b, groups)[1:], groups)
 
         def result(r):
-            if op.endswith("backward"):
+            if op.backward:
                 return numpy(*r)
-            return numpy(r if op == "batch_norm_inference" else r[0])
+            return numpy(r if name == "batch_norm_inference" else r[0])
 
-        says = f"jax.jit({op}), block_until_ready"
+        says = f"jax.jit({name}), block_until_ready"
         return [Contender(NAME, "jit", says, lambda: jax.block_until_ready(function(*args)), result)]

@@ -1,51 +1,75 @@
-"""normkit: ourselves."""
+"""normkit: ourselves; where the table says so, in a second way too, which is then a peer."""
 
 import contextlib
 import io
+from collections.abc import Callable
 
 import numpy as np
 
+import calls
 import normkit as nk
-from case import EPS, Case, Contender
+from case import Case, Contender
+from ops import Op
 
 NAME = "normkit"
+FLOAT32, UNFUSED = "normkit float32", "normkit unfused"
+
+
+def wide(case: Case, op: Op, out: dict) -> tuple[Callable, Callable, str]:
+    """The same op of the same values in float32, with an output of its own."""
+    own = Case(case.shape)
+    own.x[...], own.dy[...] = case.x, case.dy
+    call = calls.call(op, own, **({"out": own.out} if out else {}))
+    return call, calls.results, calls.says(call, own)
+
+
+def unfused(case: Case, op: Op, out: dict) -> tuple[Callable, Callable, str]:
+    """Batch norm, add and ReLU one by one, the last two by NumPy and in place."""
+
+    def add_relu(y: np.ndarray) -> np.ndarray:
+        np.add(y, case.residual, out=y)
+        return np.maximum(y, 0, out=y)
+
+    if not op.backward:
+        norm = calls.forward("batch_norm", case, **out)
+        says = "nk.batch_norm(x, …), then np.add and np.maximum in place"
+        return (lambda: add_relu(norm()[0])), calls.results, says
+    y, cache = calls.forward("batch_norm", case)()
+    add_relu(y)
+    own = case.like(y.shape) if out else None
+
+    def backward() -> tuple[np.ndarray, ...]:
+        dresidual = np.multiply(case.dy, y > 0, out=own)
+        return (*nk.batch_norm_backward(dresidual, cache, **out), dresidual)
+
+    return backward, tuple, "np.multiply(dy, y > 0), then nk.batch_norm_backward"
+
+
+BESIDE = {"float32": (FLOAT32, wide), "unfused": (UNFUSED, unfused)}
 
 
 class Peer:
     def __init__(self, threads: int) -> None:
         nk.set_num_threads(threads)
-        self.version = getattr(nk, "__version__", "unknown")
+        self.version = nk.__version__
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            returned = nk.show_config() if hasattr(nk, "show_config") else None
-        self.notes = (printed.getvalue() or str(returned or "")).strip()
+            nk.show_config()
+        self.notes = printed.getvalue().strip()
 
-    def contenders(self, op: str, mode: str, case: Case) -> list[Contender]:
-        kwargs = {"out": case.out} if mode == "out" else {}
-        x, dy, w, b, groups = case.x, case.dy, case.weight, case.bias, case.groups
-        rm, rv = case.running()
-        if op == "batch_norm":
-            says = "nk.batch_norm(x, w, b, rm, rv, training=True{})"
-            call, result = (lambda: nk.batch_norm(x, w, b, rm, rv, training=True, **kwargs)), lambda r: (r[0],)
-        elif op == "batch_norm_inference":
-            says = "nk.batch_norm_inference(x, rm, rv, w, b{})"
-            call, result = (lambda: nk.batch_norm_inference(x, rm, rv, w, b, eps=EPS, **kwargs)), lambda r: (r,)
-        elif op == "group_norm":
-            says = "nk.group_norm(x, groups, w, b{})"
-            call, result = (lambda: nk.group_norm(x, groups, w, b, **kwargs)), lambda r: (r[0],)
-        elif op == "batch_norm_backward":
-            says = "nk.batch_norm_backward(dy, cache{})"
-            _, cache = nk.batch_norm(x, w, b, rm, rv, training=True)
-            call, result = (lambda: nk.batch_norm_backward(dy, cache, **kwargs)), tuple
-        else:
-            says = "nk.group_norm_backward(dy, cache{})"
-            _, cache = nk.group_norm(x, groups, w, b)
-            call, result = (lambda: nk.group_norm_backward(dy, cache, **kwargs)), tuple
+    def contenders(self, op: Op, mode: str, case: Case) -> list[Contender]:
+        out = {"out": case.out} if mode == "out" else {}
+        call = calls.call(op, case, **out)
 
         def checked(returned: object) -> tuple[np.ndarray, ...]:
-            arrays = result(returned)
-            if kwargs and not np.shares_memory(arrays[0], case.out):
-                raise SystemExit(f"normkit: {op} did not write to its out=")
+            arrays = calls.results(returned)
+            if out and not np.shares_memory(arrays[0], case.out):
+                raise SystemExit(f"normkit: {op.name} did not write to its out=")
             return arrays
 
-        return [Contender(NAME, "normkit", says.format(", out=" if kwargs else ""), call, checked)]
+        found = [Contender(NAME, "normkit", calls.says(call, case), call, checked)]
+        if op.row.beside:
+            peer, how = BESIDE[op.row.beside]
+            call, result, says = how(case, op, out)
+            found.append(Contender(peer, op.row.beside, says, call, result))
+        return found

@@ -7,9 +7,11 @@ import numpy as np
 
 import dnnl
 from case import EPS, Case, Contender, aligned
+from ops import Op
 
 FLAGS = dnnl.SCALE | dnnl.SHIFT
 NAME = "oneDNN"
+MEASURED = ("batch_norm", "batch_norm_backward", "batch_norm_inference")
 
 
 class Peer:
@@ -18,13 +20,13 @@ class Peer:
         self.version = self.library.version
         self.notes = "PyPI's onednn: SYCL CPU runtime over TBB; threads: as many as the process's affinity"
 
-    def contenders(self, op: str, mode: str, case: Case) -> list[Contender]:
-        if mode == "fresh" or op.startswith("group_norm") or case.x.ndim not in (2, 4):
+    def contenders(self, op: Op, mode: str, case: Case) -> list[Contender]:
+        if mode == "fresh" or op.name not in MEASURED or case.x.ndim not in (2, 4):
             return []
-        found = [self.contender(op, case, "nchw", dnnl.ABCD if case.x.ndim == 4 else dnnl.AB, case.shape.dims[1])]
+        found = [self.contender(op.name, case, "nchw", dnnl.ABCD if case.x.ndim == 4 else dnnl.AB, case.shape.dims[1])]
         tag, padded = dnnl.blocked_tag(case.shape.dims[1])
         if case.x.ndim == 4 and padded == case.shape.dims[1]:
-            found.append(self.contender(op, case, "blocked", tag, padded))
+            found.append(self.contender(op.name, case, "blocked", tag, padded))
         return found
 
     def contender(self, op: str, case: Case, name: str, tag: int, channels: int) -> Contender:
@@ -36,9 +38,9 @@ class Peer:
         x, out = case.x, case.out
         if not plain:
             x = self.blocked(nchw, layout, case.x)
-        memories = {dnnl.SRC: lib.memory(layout, x), dnnl.GAMMA: lib.memory(vector, case.weight)}
+        memories = {dnnl.SRC: lib.memory(layout, x), dnnl.GAMMA: lib.memory(vector, case.w)}
         memories |= {dnnl.MEAN: lib.memory(vector, mean), dnnl.VARIANCE: lib.memory(vector, var)}
-        forward = memories | {dnnl.BETA: lib.memory(vector, case.bias), dnnl.DST: lib.memory(layout, out)}
+        forward = memories | {dnnl.BETA: lib.memory(vector, case.b), dnnl.DST: lib.memory(layout, out)}
         keep = [x, mean, var, dgamma, dbeta, case]  # oneDNN holds addresses only
         if op == "batch_norm_inference":
             description = lib.forward(layout, dnnl.INFERENCE, EPS, FLAGS | dnnl.GLOBAL_STATS)

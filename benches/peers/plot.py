@@ -15,7 +15,7 @@ import record as records
 import summary
 
 COLOURS = {"normkit": "#c2410c", "PyTorch": "#475569", "JAX": "#0d9488", "oneDNN nchw": "#7c9cc4"}
-COLOURS["oneDNN blocked"] = "#b9cbe3"
+COLOURS |= {"oneDNN blocked": "#b9cbe3", "normkit float32": "#f5b08a", "normkit unfused": "#e8c39e"}
 
 
 def panel(axes, found: list[dict], op: str, mode: str, contenders: list[str]) -> None:
@@ -33,25 +33,28 @@ def panel(axes, found: list[dict], op: str, mode: str, contenders: list[str]) ->
     axes.axhline(1, color="black", linewidth=1, zorder=3)
     axes.grid(axis="y", color="#e5e7eb", zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
-    limit = "a + b" if op.endswith("backward") else "copy"
-    axes.set_title(f"{summary.TITLES[op]}, {summary.MODES[mode]}  (1× = parallel {limit})", fontsize=9, loc="left")
-    names = ["×".join(map(str, c["shape"])) for c in found]
+    title = f"{summary.TITLES[op]}, {summary.MODES[mode]}  (1× = parallel {summary.limit(found[0])})"
+    axes.set_title(title, fontsize=9, loc="left")
+    names = [summary.label(c) for c in found]
     axes.set_xticks(range(len(found)), names, rotation=20, ha="right", fontsize=7)
 
 
 def draw(record: dict, shapes: str, path: Path) -> Path:
     ops = [op for op in summary.TITLES if any(c["op"] == op and c["set"] == shapes for c in record["cells"])]
-    count = max(len(summary.cells(record, shapes, op, "out")) for op in ops)
+    count = max(len(summary.cells(record, shapes, op, mode)) for op in ops for mode in summary.MODES)
     size = (max(12, 1.15 * count), 2.3 * len(ops) + 1)
     figure, grid = plt.subplots(len(ops), 2, figsize=size, squeeze=False, layout="constrained")
-    contenders = [summary.OURS, *summary.peers(record)]
+    contenders = [summary.OURS, *summary.peers(record, shapes)]
     for row, op in zip(grid, ops, strict=True):
         for axes, mode in zip(row, summary.MODES, strict=True):
-            panel(axes, summary.cells(record, shapes, op, mode), op, mode, contenders)
+            if found := summary.cells(record, shapes, op, mode):
+                panel(axes, found, op, mode, contenders)
+            else:
+                axes.axis("off")
     handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[c]) for c in contenders]
     figure.legend(handles, contenders, loc="outside lower center", ncols=len(contenders), frameon=False)
     machine, threads = record["machine"], record["settings"]["threads"]
-    heading = f"{shapes}, float32, {threads} threads, {machine['cpu']}, {record['date'][:10]}: time, lower is better"
+    heading = f"{shapes}, {threads} threads, {machine['cpu']}, {record['date'][:10]}: time, lower is better"
     figure.suptitle(heading, fontsize=10)
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -15,8 +15,9 @@ import pages
 import quiet
 import record as records
 from agree import check
-from case import MODES, Case
-from shapes import OPS, SETS, Shape
+from case import Case
+from ops import OPS, Op
+from shapes import SETS, Shape
 from show import show
 from timing import measure
 from yardstick import Yardstick
@@ -35,16 +36,22 @@ def chosen(text: str, known: tuple[str, ...]) -> list[str]:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
-    add("--quick", action="store_true", help="a look, not a measurement: ResNet-50 unless told, little time per cell")
+    add(
+        "--quick",
+        action="store_true",
+        help="a look, not a measurement: one set of shapes unless told, little time per cell",
+    )
     add("--shapes", type=lambda s: chosen(s, tuple(SETS)), help=f"of {', '.join(SETS)}, or all (the default)")
-    add("--ops", type=lambda s: chosen(s, OPS), default="all", help=f"of {', '.join(OPS)}")
+    add("--ops", type=lambda s: chosen(s, tuple(OPS)), default="all", help=f"of {', '.join(OPS)}, or all")
     add("--peers", type=lambda s: chosen(s, PEERS), default="all", help=f"of {', '.join(PEERS)}, or none")
     add("--reps", type=int, help="exactly so many rounds per cell, instead of a time budget")
     add("--budget", type=float, help="seconds per cell (op, shape, mode); 2, or 0.2 with --quick")
     add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for every contender")
     add("--record", type=Path, default=records.TOP / "benches" / "record", help="folder for the JSON and the picture")
     args = parser.parse_args()
-    args.shapes = args.shapes or (["resnet50"] if args.quick else list(SETS))
+    args.ops = [OPS[name] for name in args.ops]
+    measured = [name for name in SETS if any(name in op.row.sets for op in args.ops)]
+    args.shapes = args.shapes or (measured[:1] if args.quick else measured)
     args.budget = args.budget or (0.2 if args.quick else 2.0)
     args.least = 3 if args.quick else 7
     if not 1 <= args.threads <= len(os.sched_getaffinity(0)):
@@ -69,33 +76,41 @@ def load(names: list[str], threads: int, skipped: dict[str, str]) -> list:
     return found
 
 
-def contenders(peers: list, op: str, mode: str, case: Case, skipped: dict[str, str]) -> list:
+def contenders(peers: list, op: Op, mode: str, case: Case, skipped: dict[str, str]) -> list:
     found = peers[0].contenders(op, mode, case)
     for peer in peers[1:]:
         try:
             found += peer.contenders(op, mode, case)
         except (RuntimeError, ValueError) as error:  # noqa: PERF203
-            skipped[f"{type(peer).__module__} {op} {case.shape}"] = f"{type(error).__name__}: {error}"
+            skipped[f"{type(peer).__module__} {op.name} {case.shape}"] = f"{type(error).__name__}: {error}"
     return found
 
 
+def on(shapes: str, ops: list[Op]) -> list[Op]:
+    return [op for op in ops if shapes in op.row.sets]
+
+
 def cells(args: argparse.Namespace, peers: list, yardstick: Yardstick, name: str, shape: Shape, record: dict, tick):
-    """Measure all ops and modes of one shape."""
-    case = Case(shape)
-    for op in (op for op in args.ops if op in shape.ops):
-        for mode in MODES:
-            tick(f"{name} {shape} {op} {mode}", 0)
+    """Measure all ops and modes of one shape. Neighbours of one dtype and order share their tensors."""
+    case = None
+    for op in on(name, args.ops):
+        how = op.row.dtype, op.row.channels_last
+        if case is None or (case.dtype, case.channels_last) != how:
+            case = Case(shape, *how)
+        for mode in op.modes:
+            tick(f"{name} {shape} {op.name} {mode}", 0)
             agreed, differences = check(contenders(peers, op, mode, case, record["skipped"]), case)
             for key in set(differences) - {c.key for c in agreed}:
-                record["skipped"][f"{key} {op} {shape}"] = f"disagrees by {differences[key]:.2g}"
+                record["skipped"][f"{key} {op.name} {shape}"] = f"disagrees by {differences[key]:.2g}"
             field = [*agreed, *yardstick.contenders(op, case)]
             others = quiet.Others()
             samples = measure(field, args.budget, args.reps, args.least)
-            record["calls"] |= {f"{op}, {mode}, {c.key}": c.says for c in field}
+            record["calls"] |= {f"{op.name}, {mode}, {c.key}": c.says for c in field}
             record["cells"].append(
                 {
-                    **{"set": name, "shape": shape.dims, "count": shape.count, "groups": shape.groups},
-                    **{"op": op, "mode": mode, "others_cpu": others.share(), "huge_pages_mib": pages.huge_mib()},
+                    **{"set": name, "shape": shape.dims, "label": str(shape), "count": shape.count},
+                    **{"groups": shape.groups, "op": op.name, "mode": mode, "dtype": op.row.dtype},
+                    **{"others_cpu": others.share(), "huge_pages_mib": pages.huge_mib()},
                     "differences": {key: float(f"{value:.2g}") for key, value in differences.items()},
                     "timings": [
                         {"peer": c.peer, "variant": c.variant, **dataclasses.asdict(samples[c.key])} for c in field
@@ -121,7 +136,7 @@ def main() -> None:
     for peer in peers:
         record["notes"][type(peer).__module__.removeprefix("peer_")] = f"{peer.version}; {peer.notes}"
     record["settings"] = {
-        **{"dtype": "float32", "threads": args.threads, "quick": args.quick, "budget_s": args.budget},
+        **{"threads": args.threads, "quick": args.quick, "budget_s": args.budget},
         **{"rounds": args.reps, "least_rounds": args.least, "peers": args.peers, "shapes": args.shapes},
         "unit": "milliseconds",
         "malloc": "thresholds as glibc settles: 32 MiB, trim 64 MiB" if pages.CONTROLLED else "not controlled",
@@ -131,7 +146,7 @@ def main() -> None:
     if busy and busy > quiet.BUSY:
         console.print(f"[bold red]Other processes use {busy:.0%} of the CPUs: the ratios will be worth nothing.[/]")
     work = [(name, shape) for name in args.shapes for shape in SETS[name]()]
-    total = sum(len(MODES) for _, shape in work for op in args.ops if op in shape.ops)
+    total = sum(len(op.modes) for name, _ in work for op in on(name, args.ops))
     if not total:
         raise SystemExit("run.py: none of these ops is measured on these shapes")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -147,7 +162,7 @@ def main() -> None:
     record["machine"]["load_after"] = os.getloadavg()[0]
     record["seconds"] = round(time.time() - start, 1)
     show(record, console)
-    what = "all" if args.shapes == list(SETS) else "-".join(args.shapes)
+    what = "all" if args.shapes == list(SETS) and args.ops == list(OPS.values()) else "-".join(args.shapes)
     path = records.save(record, args.record, what + ("-quick" if args.quick else ""))
     from plot import draw_all  # late: matplotlib starts slowly and is needed by nothing else
 

@@ -19,14 +19,14 @@ def shapes_table(record: dict, shapes: str, op: str, mode: str) -> Table | None:
     found = summary.cells(record, shapes, op, mode)
     if not found:
         return None
-    contenders = [p for p in summary.peers(record) if any(summary.best(c, p) for c in found)]
+    contenders = [p for p in summary.peers(record, shapes) if any(summary.best(c, p) for c in found)]
     table = Table(title=f"{shapes}: {summary.TITLES[op]}, {summary.MODES[mode]}", title_justify="left")
     table.add_column("shape")
     for name in ("limit ms", "normkit ms", "÷ limit", *(t for p in contenders for t in (f"{p} ms", "× faster"))):
         table.add_column(name, justify="right")
     for c in found:
         ours, limit = summary.best(c, summary.OURS), summary.best(c, summary.LIMIT)
-        row = ["×".join(map(str, c["shape"])) + (" ~" if summary.noisy(c) else "")]
+        row = [summary.label(c) + (" ~" if summary.noisy(c) else "")]
         row += [f"{limit['median']:.3g}", f"{ours['median']:.3g}", cell(summary.over_limit(c), limit=True)]
         for peer in contenders:
             time = summary.best(c, peer)
@@ -36,7 +36,7 @@ def shapes_table(record: dict, shapes: str, op: str, mode: str) -> Table | None:
 
 
 def means_table(record: dict, shapes: str) -> Table:
-    contenders = summary.peers(record)
+    contenders = summary.peers(record, shapes)
     table = Table(title=f"{shapes}: geometric means weighted by uses (red: lost)", title_justify="left")
     table.add_column("op")
     table.add_column("output")

@@ -1,19 +1,16 @@
 """From raw timings to ratios. Used by the tables, the plot and the README, so that they cannot differ."""
 
+# ruff: noqa: RUF001 (the multiplication sign is meant)
+
 import math
 from collections.abc import Iterable
 
+from ops import OPS
 from quiet import BUSY
 
 OURS, LIMIT = "normkit", "yardstick"
-PEERS = ("PyTorch", "JAX", "oneDNN nchw", "oneDNN blocked")
-TITLES = {
-    "batch_norm": "batch norm, forward",
-    "batch_norm_backward": "batch norm, backward",
-    "batch_norm_inference": "batch norm, inference",
-    "group_norm": "group norm, forward",
-    "group_norm_backward": "group norm, backward",
-}
+PEERS = ("PyTorch", "JAX", "oneDNN nchw", "oneDNN blocked", "normkit float32", "normkit unfused")
+TITLES = {op.name: op.title for op in OPS.values()}
 MODES = {"out": "reused output", "fresh": "fresh output"}
 NOISY = 0.25  # interquartile range ÷ median
 
@@ -24,7 +21,7 @@ def best(cell: dict, peer: str) -> dict | None:
 
 
 def over_limit(cell: dict, peer: str = OURS) -> float | None:
-    """Time in copies (forward, inference) or in a + b (backward)."""
+    """Time in copies, or in a + b for what reads two tensors."""
     time = best(cell, peer)
     return time["median"] / best(cell, LIMIT)["median"] if time else None
 
@@ -63,8 +60,19 @@ def sets(record: dict) -> list[str]:
     return list(dict.fromkeys(c["set"] for c in record["cells"]))
 
 
-def peers(record: dict) -> list[str]:
-    present = {t["peer"] for c in record["cells"] for t in c["timings"]}
+def label(cell: dict) -> str:
+    """The shape, as the record writes it since there are shapes of many weights."""
+    return cell.get("label") or "×".join(map(str, cell["shape"]))
+
+
+def limit(cell: dict) -> str:
+    """What the yardstick did: "copy" or "a + b"."""
+    return best(cell, LIMIT)["variant"].split(",")[0]
+
+
+def peers(record: dict, shapes: str) -> list[str]:
+    """Those that take part in a set."""
+    present = {t["peer"] for c in record["cells"] if c["set"] == shapes for t in c["timings"]}
     return [p for p in PEERS if p in present]
 
 
@@ -77,9 +85,9 @@ def means(record: dict, shapes: str) -> list[dict]:
             if not found:
                 continue
             row = {"op": op, "mode": mode, "shapes": len(found), "limit": {}, "faster": {}}
-            for peer in (OURS, *peers(record)):
+            for peer in (OURS, *peers(record, shapes)):
                 row["limit"][peer] = geomean((over_limit(c, peer), c["count"]) for c in found)
                 row["faster"][peer] = geomean((times_faster(c, peer), c["count"]) for c in found)
-            row["lost"] = {p: sum((times_faster(c, p) or 1) < 1 for c in found) for p in peers(record)}
+            row["lost"] = {p: sum((times_faster(c, p) or 1) < 1 for c in found) for p in peers(record, shapes)}
             rows.append(row)
     return rows

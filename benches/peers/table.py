@@ -36,7 +36,7 @@ def header(left: list[str], right: list[str]) -> list[str]:
 
 
 def mean_table(record: dict, shapes: str) -> list[str]:
-    peers = summary.peers(record)
+    peers = summary.peers(record, shapes)
     lines = header(["Op", "Output"], ["normkit ÷ limit", *(f"× {p}" for p in peers), "rows lost"])
     for row in summary.means(record, shapes):
         lost = ", ".join(f"{n} to {p}" for p, n in row["lost"].items() if n)
@@ -52,11 +52,11 @@ def milliseconds(cell: dict, peer: str) -> str:
 
 def shape_table(record: dict, shapes: str, mode: str) -> list[str]:
     every = [c for op in summary.TITLES for c in summary.cells(record, shapes, op, mode)]
-    peers = [p for p in summary.peers(record) if any(summary.best(c, p) for c in every)]
+    peers = [p for p in summary.peers(record, shapes) if any(summary.best(c, p) for c in every)]
     right = ["uses", "limit, ms", "normkit, ms", "÷ limit", *(t for p in peers for t in (f"{p}, ms", "×"))]
     lines = header(["Op", "Shape"], right)
     for cell in every:
-        values = [summary.TITLES[cell["op"]], "×".join(map(str, cell["shape"])) + (" ~" if summary.noisy(cell) else "")]
+        values = [summary.TITLES[cell["op"]], summary.label(cell) + (" ~" if summary.noisy(cell) else "")]
         values += [str(cell["count"]), milliseconds(cell, summary.LIMIT), milliseconds(cell, summary.OURS)]
         values.append(ratio(summary.over_limit(cell), limit=True))
         for peer in peers:
@@ -68,14 +68,17 @@ def shape_table(record: dict, shapes: str, mode: str) -> list[str]:
 def render(record: dict, name: str) -> str:
     machine, versions = record["machine"], record["versions"]
     software = ", ".join(f"{k} {v}" for k, v in versions.items())
+    dtype = "float32" if {c.get("dtype", "float32") for c in record["cells"]} == {"float32"} else "float32 unless said"
     lines = [
-        f"float32, {record['settings']['threads']} threads, {machine['cpu']}, {record['date'][:10]}, {software}. "
+        f"{dtype}, {record['settings']['threads']} threads, {machine['cpu']}, {record['date'][:10]}, {software}. "
         f"Raw results: [{Path(name).name}]({name}).",
         "",
         "*÷ limit*: normkit's time in parallel copies of the same tensor (forward, inference) or parallel `a + b` "
         "(backward). *× peer*: how many times faster normkit is, like for like; **▼** marks what it loses. Geometric "
         "means, each shape weighted by its uses.",
     ]
+    if any(summary.limit(c) == "a + b" and not c["op"].endswith("backward") for c in record["cells"]):
+        lines[-1] += " Forwards that read two tensors have `a + b` as their limit, too."
     if summary.disturbed(record) > BUSY:
         share = f"{summary.disturbed(record):.0%}"
         lines += ["", f"**Measured on a busy machine (others took {share} of the CPUs): not to be relied on.**"]
@@ -84,16 +87,19 @@ def render(record: dict, name: str) -> str:
     for shapes in summary.sets(record):
         lines += ["", f"**{shapes}**", "", *mean_table(record, shapes)]
         for mode, title in summary.MODES.items():
+            if not any((c["set"], c["mode"]) == (shapes, mode) for c in record["cells"]):
+                continue
             summary_line = f"<summary>{shapes}, every shape, {title} (medians; ~ means a noisy row)</summary>"
             lines += ["", "<details>", summary_line, "", *shape_table(record, shapes, mode), "", "</details>"]
     return "\n".join(lines)
 
 
-def split(text: str) -> tuple[str, str, str]:
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        sys.exit(f"table.py: expected one {START} followed by one {END}")
-    before, rest = text.split(START)
-    inside, after = rest.split(END)
+def split(text: str, start: str, end: str) -> tuple[str, str, str]:
+    """What is before, between and after two markers."""
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        sys.exit(f"expected one {start} followed by one {end}")
+    before, rest = text.split(start)
+    inside, after = rest.split(end)
     return before, inside, after
 
 
@@ -103,7 +109,7 @@ def main() -> None:
     parser.add_argument("--readme", type=Path, default=records.TOP / "README.md")
     parser.add_argument("--check", action="store_true", help="change nothing; fail when README and record disagree")
     args = parser.parse_args()
-    before, inside, after = split(args.readme.read_text())
+    before, inside, after = split(args.readme.read_text(), START, END)
     if args.record:
         path = args.record.resolve()
     elif named := NAMED.search(inside):

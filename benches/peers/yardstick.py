@@ -1,4 +1,5 @@
-"""The memory's limit, on the same tensors in the same run: a parallel copy, or a parallel a + b for a backward.
+"""The memory's limit, on the same tensors in the same run: a parallel copy, or a parallel a + b for what
+reads two tensors, such as a backward.
 
 Each is done by PyTorch (where it is installed) and by NumPy on slices over threads that persist; the faster counts.
 """
@@ -11,6 +12,7 @@ from queue import SimpleQueue
 import numpy as np
 
 from case import Case, Contender
+from ops import ADD, Op
 
 NAME = "yardstick"
 
@@ -43,27 +45,27 @@ class Yardstick:
         try:
             import torch
 
-            self.torch = torch
+            from peer_torch import tensor
         except ImportError:
             self.torch = None
+        else:
+            self.torch, self.tensor = torch, tensor
 
-    def contenders(self, op: str, case: Case) -> list[Contender]:
-        backward = op.endswith("backward")
-        name = "a + b" if backward else "copy"
-        x, dy, out = case.x.reshape(-1), case.dy.reshape(-1), case.out.reshape(-1)
+    def contenders(self, op: Op, case: Case) -> list[Contender]:
+        x, dy, out = map(case.flat, (case.x, case.dy, case.out))
         cuts = [x.size * i // self.pool.threads // 16 * 16 for i in range(self.pool.threads)] + [x.size]
         slices = [slice(a, b) for a, b in pairwise(cuts)]
-        if backward:
+        if op.limit == ADD:
             tasks = [lambda s=s: np.add(x[s], dy[s], out=out[s]) for s in slices]
         else:
             tasks = [lambda s=s: np.copyto(out[s], x[s]) for s in slices]
-        says = f"np.{'add' if backward else 'copyto'} on {len(tasks)} slices, persistent threads"
-        found = [Contender(NAME, f"{name}, NumPy", says, lambda: self.pool.run(tasks))]
+        says = f"np.{'add' if op.limit == ADD else 'copyto'} on {len(tasks)} slices, persistent threads"
+        found = [Contender(NAME, f"{op.limit}, NumPy", says, lambda: self.pool.run(tasks))]
         if self.torch:
-            tx, tdy, tout = map(self.torch.from_numpy, (x, dy, out))
-            if backward:
+            tx, tdy, tout = map(self.tensor, (x, dy, out))
+            if op.limit == ADD:
                 says, call = "torch.add(x, dy, out=out)", lambda: self.torch.add(tx, tdy, out=tout)
             else:
                 says, call = "out.copy_(x) (torch)", lambda: tout.copy_(tx)
-            found.append(Contender(NAME, f"{name}, PyTorch", says, call))
+            found.append(Contender(NAME, f"{op.limit}, PyTorch", says, call))
         return found
