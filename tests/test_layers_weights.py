@@ -186,3 +186,23 @@ def test_a_bad_gradient_changes_nothing(row):
 def test_bad_constructor_arguments(build, error, argument):
     with pytest.raises(error, match=rf"^\w+: `{argument}` must"):
         build()
+
+
+PARAMETRIZED = {
+    "WeightNorm": {"original0": "weight_g", "original1": "weight_v"},
+    "SpectralNorm": {"original": "weight_orig", "0._u": "weight_u", "0._v": "weight_v"},
+}
+
+
+@pytest.mark.parametrize("name", PARAMETRIZED)
+def test_states_of_torch_parametrizations_load(name):
+    build, _, _ = WEIGHTS[name]
+    source, target = perturbed(build(start()[0])), build(start(seed=1)[0])
+    state = source.state_dict()
+    theirs = {f"parametrizations.weight.{key}": state.pop(own) for key, own in PARAMETRIZED[name].items()}
+    assert not state
+    target.load_state_dict(theirs)
+    for key, value in source.state_dict().items():
+        assert checks.same_bits(target.state_dict()[key], value)
+    with pytest.raises(ValueError, match=r"`weight_[a-z]+` is missing"):
+        target.load_state_dict(dict(list(theirs.items())[1:]))

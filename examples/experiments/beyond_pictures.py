@@ -17,12 +17,13 @@ def draw_initialization(results: Results) -> Figure:
     names = [group(size, results.scale.width).name for size in sizes]
     alike, steep = (results.values(PLAIN, names, measure).mean(axis=0) for measure in ("similarity", "explosion"))
     title = (
-        f"From groups of 1 to {sizes[-1]} channels: cosine {alike[0]:.2f} to {alike[-1]:.2f}, "
-        f"gradient growth {steep[0]:.1f} to {steep[-1]:.1f} (plain, at initialization)"
+        f"From groups of 1 to {sizes[-1]}: cosine {alike[0]:.2f} to {alike[-1]:.2f}, "
+        f"gradient growth {steep[0]:.1f} to {steep[-1]:.1f}"
     )
+    about = "Lubana, Dick & Tanaka 2021, on digits, at initialization; title: plain networks"
     note = f"{results.scale.width} channels; line: mean of {results.seeds} seeds, band: lowest to highest"
     note += "; dashed: batch norm"
-    with slide(title, f"Lubana, Dick & Tanaka 2021, on digits\n{note}", 2, 2) as (figure, panels):
+    with slide(title, f"{about}\n{note}", 2, 2) as (figure, panels):
         variance, gradient, cosine, rank = panels.flat
         for index, name in enumerate(results.shown(results.scale.width, RESIDUAL)):
             runs = np.array([s.variance for s in results.signals(RESIDUAL, name)])

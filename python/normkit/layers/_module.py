@@ -28,6 +28,8 @@ class Module(Arguments):
     """The constructor's arguments, for `repr`; one that is a parameter's name says whether the module has it."""
     _buffers: ClassVar[tuple[str, ...]] = ()
     """Attributes that belong to the state but are not trained; None where the module goes without."""
+    _other_names: ClassVar[Mapping[str, str]] = {}
+    """Names that states of other versions of PyTorch have, and ours."""
     _of_one_pass: ClassVar[tuple[str, ...]] = ("_cache",)
     """Attributes that belong to the last pass: copies and pickles start with None in them."""
 
@@ -94,6 +96,7 @@ class Module(Arguments):
             ValueError: names are missing, unexpected or hold the wrong shape or kind of value; all are listed.
         """
         own = self._state()
+        state = {self._other_names.get(name, name): value for name, value in state.items()}
         problems = []
         if strict:
             problems += [f"`{name}` is missing" for name in own if name not in state]

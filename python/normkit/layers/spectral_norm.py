@@ -19,7 +19,8 @@ class SpectralNorm(ReparametrizedWeight):
 
     w = weight_orig / sigma with sigma = uᵀ·W·v, where W is the weight read as a matrix of its axis `dim` by all others.
     u and v come from power iteration, which each call in training mode takes further, in `weight_u` and `weight_v`;
-    eval mode leaves them. The names are PyTorch's (`torch.nn.utils.spectral_norm`).
+    eval mode leaves them. The names are PyTorch's (`torch.nn.utils.spectral_norm`; `load_state_dict`
+    takes those of `torch.nn.utils.parametrizations.spectral_norm`, too).
 
     Args:
         weight: the weight to start from, (out, in, *kernel) or (out, in), of any float dtype, which the parameter will
@@ -47,6 +48,11 @@ class SpectralNorm(ReparametrizedWeight):
 
     _shown = ("shape", "n_power_iterations", "eps", "dim", "dtype")
     _buffers = ("weight_u", "weight_v")
+    _other_names = {  # noqa: RUF012
+        "parametrizations.weight.original": "weight_orig",
+        "parametrizations.weight.0._u": "weight_u",
+        "parametrizations.weight.0._v": "weight_v",
+    }
 
     def __init__(
         self, weight: ArrayLike, *, n_power_iterations: int = 1, eps: float = 1e-12, dim: int = 0, seed: int = 0

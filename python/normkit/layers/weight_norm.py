@@ -15,7 +15,8 @@ class WeightNorm(ReparametrizedWeight):
     """Weight normalization (Salimans & Kingma 2016): the length and the direction of a weight as parameters.
 
     w = weight_g · weight_v / ‖weight_v‖, the norm over all axes but `dim`. The parameters start such that w is the
-    given weight, under PyTorch's names (`torch.nn.utils.weight_norm`). The same in training and eval mode.
+    given weight, under PyTorch's names (`torch.nn.utils.weight_norm`; `load_state_dict` takes those of
+    `torch.nn.utils.parametrizations.weight_norm`, too). The same in training and eval mode.
 
     Args:
         weight: the weight to start from, (out, in, *kernel) or (out, in), of any float dtype, which the parameters will
@@ -41,6 +42,10 @@ class WeightNorm(ReparametrizedWeight):
     """
 
     _shown = ("shape", "dim", "dtype")
+    _other_names = {  # noqa: RUF012
+        "parametrizations.weight.original0": "weight_g",
+        "parametrizations.weight.original1": "weight_v",
+    }
 
     def __init__(self, weight: ArrayLike, *, dim: int | None = 0) -> None:
         """See the class."""

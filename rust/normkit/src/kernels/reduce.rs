@@ -228,7 +228,6 @@ pub(crate) fn moments_columns<T: Real, S: Simd<T>>(
     pattern: Pattern,
     scratch: &mut Scratch<T>,
     into: &mut [MomentSums],
-    behind: &mut impl Behind,
 ) {
     debug_assert!(into.len() == pattern.width && x.len() == pattern.len());
     let each = pattern.repeat * pattern.fold;
@@ -242,7 +241,7 @@ pub(crate) fn moments_columns<T: Real, S: Simd<T>>(
     } else {
         rough_means(s, sample(x, each), pattern, [at, means, sums]);
     }
-    squares_about(s, x, pattern, [at, means, sums, squares], behind);
+    squares_about(s, x, pattern, [at, means, sums, squares]);
     let mut wrong = false;
     for (w, into) in into.iter_mut().enumerate() {
         let (sum, squares) = (pattern.sum(sums, w), pattern.sum(squares, w));
@@ -259,7 +258,7 @@ pub(crate) fn moments_columns<T: Real, S: Simd<T>>(
     }
     if wrong {
         rough_means(s, x, pattern, [at, means, sums]);
-        squares_about(s, x, pattern, [at, means, sums, squares], &mut ());
+        squares_about(s, x, pattern, [at, means, sums, squares]);
         // The others have counted this block.
         for (w, into) in into.iter_mut().enumerate().filter(|(_, into)| into.count == before) {
             let (sum, squares) = (pattern.sum(sums, w), pattern.sum(squares, w));
@@ -283,7 +282,6 @@ fn rough_means<T: Real, S: Simd<T>>(s: S, x: Tile<T>, pattern: Pattern, [at, mea
         [x],
         [at],
         [sums],
-        &mut (),
         #[inline(always)]
         |[x], [at]| [s.sub(x, at)],
     );
@@ -294,13 +292,7 @@ fn rough_means<T: Real, S: Simd<T>>(s: S, x: Tile<T>, pattern: Pattern, [at, mea
 
 /// Sums of deviations from `means` and of their squares down each column.
 #[inline(always)]
-fn squares_about<T: Real, S: Simd<T>>(
-    s: S,
-    x: Tile<T>,
-    pattern: Pattern,
-    [at, means, sums, squares]: [&mut [T]; 4],
-    behind: &mut impl Behind,
-) {
+fn squares_about<T: Real, S: Simd<T>>(s: S, x: Tile<T>, pattern: Pattern, [at, means, sums, squares]: [&mut [T]; 4]) {
     pattern.expand(at, |w| means[w]);
     sums.fill(T::ZERO);
     squares.fill(T::ZERO);
@@ -309,7 +301,6 @@ fn squares_about<T: Real, S: Simd<T>>(
         [x],
         [at],
         [sums, squares],
-        behind,
         #[inline(always)]
         |[x], [at]| {
             let d = s.sub(x, at);
@@ -416,7 +407,6 @@ pub(crate) fn gradient_columns<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usiz
     pattern: Pattern,
     [mean, scale, shift, sums, dots]: [&mut [T]; 5],
     flow: F,
-    behind: &mut impl Behind,
     mut add: impl FnMut(usize, GradSums),
 ) {
     debug_assert!(tiles[0].len() == pattern.len());
@@ -427,7 +417,6 @@ pub(crate) fn gradient_columns<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usiz
         tiles,
         [mean, scale, shift],
         [sums, dots],
-        behind,
         #[inline(always)]
         |operands, [mean, scale, shift]| {
             let along = Affine { mean, scale, shift };

@@ -111,7 +111,7 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
                     tiles = pack_rows(tiles, mask.tile(k, &rows, &columns, stage), packed);
                 }
                 if tiles[0].rows() > 0 {
-                    A::columns(s, tiles, pattern, *activation, scratch, into, behind);
+                    A::columns(s, tiles, pattern, *activation, scratch, into);
                 }
             }
         } else {

@@ -28,7 +28,7 @@ pub trait Statistic<T: Real, const K: usize>: Copy + Default + Send + Sync {
     );
     /// Called before the blocks of some columns.
     fn prepare(_pattern: Pattern, _cells: &[Affine<T>], _scratch: &mut Scratch<T>) {}
-    /// Of a block of columns, merged into `into`. `behind` follows.
+    /// Of a block of columns, merged into `into`.
     fn columns<S: Simd<T>>(
         s: S,
         tiles: [Tile<T>; K],
@@ -36,7 +36,6 @@ pub trait Statistic<T: Real, const K: usize>: Copy + Default + Send + Sync {
         activation: Activation,
         scratch: &mut Scratch<T>,
         into: &mut [Self],
-        behind: &mut impl Behind,
     );
 }
 
@@ -64,9 +63,8 @@ impl<T: Real> Statistic<T, 1> for MomentSums {
         _activation: Activation,
         scratch: &mut Scratch<T>,
         into: &mut [Self],
-        behind: &mut impl Behind,
     ) {
-        moments_columns(s, x, pattern, scratch, into, behind);
+        moments_columns(s, x, pattern, scratch, into);
     }
 }
 
@@ -152,10 +150,9 @@ where
         activation: Activation,
         scratch: &mut Scratch<T>,
         into: &mut [Self],
-        behind: &mut impl Behind,
     ) {
         let [mean, scale, shift, sums, dots, ..] = scratch.take(pattern.len());
         let add = |w: usize, sums: GradSums| into[w].sums = into[w].sums.add(sums);
-        gradient_columns(s, tiles, pattern, [mean, scale, shift, sums, dots], F::flow(activation), behind, add);
+        gradient_columns(s, tiles, pattern, [mean, scale, shift, sums, dots], F::flow(activation), add);
     }
 }

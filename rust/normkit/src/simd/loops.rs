@@ -191,15 +191,13 @@ pub(crate) fn short_lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
     fold(s, outer, inner)
 }
 
-/// Adds to `sums[m][i]` the sum of the term `f` down column `i`; `along[j]` are parameters of the columns. `behind`
-/// follows.
+/// Adds to `sums[m][i]` the sum of the term `f` down column `i`; `along[j]` are parameters of the columns.
 #[inline(always)]
 pub(crate) fn columns<T: Real, S: Simd<T>, const K: usize, const J: usize, const M: usize>(
     s: S,
     tiles: [Tile<T>; K],
     along: [&[T]; J],
     sums: [&mut [T]; M],
-    behind: &mut impl Behind,
     f: impl Fn([S::V; K], [S::V; J]) -> [S::V; M],
 ) {
     assert_shapes(&tiles);
@@ -211,11 +209,11 @@ pub(crate) fn columns<T: Real, S: Simd<T>, const K: usize, const J: usize, const
     while r < rows {
         if rows - r >= GROUP {
             // SAFETY: all runs have `len` elements, asserted above.
-            unsafe { column_group::<T, S, K, J, M, GROUP>(s, &tiles, r, len, &along, &sums, behind, &f) };
+            unsafe { column_group::<T, S, K, J, M, GROUP>(s, &tiles, r, len, &along, &sums, &f) };
             r += GROUP;
         } else {
             // SAFETY: as above.
-            unsafe { column_group::<T, S, K, J, M, 1>(s, &tiles, r, len, &along, &sums, &mut (), &f) };
+            unsafe { column_group::<T, S, K, J, M, 1>(s, &tiles, r, len, &along, &sums, &f) };
             r += 1;
         }
     }
@@ -232,7 +230,6 @@ unsafe fn column_group<T: Real, S: Simd<T>, const K: usize, const J: usize, cons
     len: usize,
     along: &[*const T; J],
     sums: &[*mut T; M],
-    behind: &mut impl Behind,
     f: &impl Fn([S::V; K], [S::V; J]) -> [S::V; M],
 ) {
     debug_assert!(tiles.iter().all(|tile| r + G <= tile.rows() && len <= tile.len()));
@@ -273,12 +270,8 @@ unsafe fn column_group<T: Real, S: Simd<T>, const K: usize, const J: usize, cons
     );
     let mut i = 0;
     while i + S::N <= len {
-        let (steps, follow) = behind.segment(G * S::N, (len - i) / S::N);
-        for step in 0..steps {
-            vector(i, S::N);
-            follow(step * G * S::N);
-            i += S::N;
-        }
+        vector(i, S::N);
+        i += S::N;
     }
     if i < len {
         vector(i, len - i);
