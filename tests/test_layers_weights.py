@@ -206,3 +206,5 @@ def test_states_of_torch_parametrizations_load(name):
         assert checks.same_bits(target.state_dict()[key], value)
     with pytest.raises(ValueError, match=r"`weight_[a-z]+` is missing"):
         target.load_state_dict(dict(list(theirs.items())[1:]))
+    with pytest.raises(ValueError, match=r"`parametrizations\.weight\.original0?` is unexpected"):
+        target.load_state_dict(theirs | source.state_dict())

@@ -96,7 +96,9 @@ class Module(Arguments):
             ValueError: names are missing, unexpected or hold the wrong shape or kind of value; all are listed.
         """
         own = self._state()
-        state = {self._other_names.get(name, name): value for name, value in state.items()}
+        # Where a state has a value under both names, the other one stays and is unexpected.
+        others = {other: name for other, name in self._other_names.items() if name not in state}
+        state = {others.get(name, name): value for name, value in state.items()}
         problems = []
         if strict:
             problems += [f"`{name}` is missing" for name in own if name not in state]

@@ -219,6 +219,9 @@ fn expand<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize>(
     }
 }
 
+/// What [`Application::can_wait`] has found: to go on without it would leave outputs unwritten.
+const DIRECT: &str = "cells wait only where all memory is used in place";
+
 /// Cells of an application that other cells are reduced before.
 pub(super) struct Pending<'w, 'a, T, C, const K: usize> {
     application: &'w Application<'a, T, K>,
@@ -265,13 +268,10 @@ impl<'w, 'a, T: Real, C, const K: usize> Pending<'w, 'a, T, C, K> {
             parameters.extend(coefficients[at..at + w.len()].iter().flat_map(|cell| cell.coefficients()));
             let rows = if grid.lines { w } else { 0..grid.rows };
             let run = 0..grid.len;
-            let mut tiles = [const { None }; K];
-            for (tile, input) in tiles.iter_mut().zip(inputs) {
-                *tile = Some(input.direct(k, &rows, &run)?);
-            }
+            let tiles = inputs.each_ref().map(|input| input.direct(k, &rows, &run).expect(DIRECT));
             // SAFETY: as the caller of `new` vouched.
-            let out = unsafe { out.tile(k, &rows, &run) }?;
-            Some(Waiting { tiles: tiles.map(|tile| tile.expect("just made")), out })
+            let out = unsafe { out.tile(k, &rows, &run) }.expect(DIRECT);
+            Some(Waiting { tiles, out })
         }
     }
 }
