@@ -11,6 +11,10 @@
 //! assert!(y.iter().zip(expected).all(|(y, expected)| (y - expected).abs() <= 2.0 * f64::EPSILON));
 //! ```
 
+mod general;
+
+pub use general::General;
+
 /// Statistics of each channel, group, …: numbered as the kernels number them.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Statistics {
