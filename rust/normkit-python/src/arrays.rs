@@ -362,6 +362,7 @@ impl Memory {
         let failed = || PyMemoryError::new_err(format!("normkit: cannot allocate an output of {bytes} bytes"));
         let layout =
             Layout::from_size_align(bytes.max(1), if huge { HUGE_PAGE } else { LINE }).map_err(|_| failed())?;
+        debug_assert!(layout.size() > 0);
         // SAFETY: the layout has a size.
         let data = unsafe { alloc(layout) };
         if data.is_null() {
@@ -369,6 +370,7 @@ impl Memory {
         }
         #[cfg(target_os = "linux")]
         if huge {
+            debug_assert!(data.addr().is_multiple_of(HUGE_PAGE) && bytes / HUGE_PAGE * HUGE_PAGE <= layout.size());
             // SAFETY: whole pages of our own allocation; a refusal changes nothing.
             unsafe { libc::madvise(data.cast(), bytes / HUGE_PAGE * HUGE_PAGE, libc::MADV_HUGEPAGE) };
         }
@@ -391,8 +393,13 @@ fn allocate<'py>(
     let memory = Bound::new(py, memory)?;
     let mut dims: Vec<_> = shape.iter().map(|&n| n as isize).collect();
     let mut steps: Vec<_> = strides.iter().map(|&s| s * size as isize).collect();
-    // SAFETY: the memory holds an array of this shape and strides, and the array keeps it alive as its base; both calls
-    // take over the references that they are given.
+    debug_assert!(strides.iter().all(|&stride| stride >= 0) && !normkit::overlaps_itself(shape, strides));
+    debug_assert!({
+        let last: isize = dims.iter().zip(&steps).map(|(n, step)| (n - 1) * step).sum();
+        shape.contains(&0) || last as usize + size == bytes
+    });
+    // SAFETY: the memory holds an array of this shape and strides, as just asserted, and the array keeps it alive as its
+    // base; both calls take over the references that they are given.
     unsafe {
         let array = PY_ARRAY_API.PyArray_NewFromDescr(
             py,
@@ -504,6 +511,7 @@ fn line(array: &Bound<'_, PyUntypedArray>) -> isize {
 fn read(array: &Bound<'_, PyUntypedArray>) -> PyResult<Vec<f64>> {
     fn extend<E: Element>(values: &mut Vec<f64>, array: &Bound<'_, PyUntypedArray>) {
         let (data, step) = (data(array), line(array));
+        debug_assert!(is_plain(array) && array.dtype().itemsize() == size_of::<E>());
         // SAFETY: an aligned array of `E` with that many elements this far apart.
         values.extend((0..array.len() as isize).map(|i| unsafe { data.offset(i * step).cast::<E>().read() }.to_f64()));
     }
@@ -580,6 +588,8 @@ impl Running {
     pub(crate) fn write(&self, py: Python<'_>) -> PyResult<()> {
         fn to<E: Element>(array: &Bound<'_, PyUntypedArray>, values: &[f64]) {
             let (data, step) = (data(array), line(array));
+            debug_assert!(is_plain(array) && is_writeable(array) && array.dtype().itemsize() == size_of::<E>());
+            debug_assert!(values.len() <= array.len());
             for (i, &x) in values.iter().enumerate() {
                 // SAFETY: an aligned writeable array of `E` with that many elements this far apart.
                 unsafe { data.offset(i as isize * step).cast::<E>().write(E::from_f64(x)) };

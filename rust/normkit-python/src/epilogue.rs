@@ -49,6 +49,7 @@ impl<'py> Epilogue<'py> {
             activation: self.activation,
             residual: self.residual.as_ref().map(Array::operand),
             mask: self.mask.as_ref().map(|mask| {
+                debug_assert_eq!(mask.dtype().itemsize(), 1);
                 // SAFETY: NumPy vouches for shape and strides; a bool is one byte, so strides in bytes are in elements.
                 unsafe { Tensor::from_raw(data(mask).cast_const().cast(), mask.shape(), mask.strides()) }
             }),

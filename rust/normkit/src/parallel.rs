@@ -70,6 +70,7 @@ impl Desk {
         self.here.fetch_add(1, Ordering::SeqCst);
         let seat = self.seats.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |seats| seats.checked_sub(1)).is_ok();
         if seat {
+            debug_assert!(self.taken.load(Ordering::Relaxed) && self.here.load(Ordering::SeqCst) > 0);
             // SAFETY: we have a seat, so the caller is in `share` until `here` drops.
             unsafe {
                 let (call, closure) = (*self.work.get()).expect("seats are offered after work");
@@ -87,7 +88,7 @@ impl Desk {
             unsafe { (*closure.cast::<F>())() }
         }
         debug_assert!(self.taken.load(Ordering::Relaxed) && self.here.load(Ordering::SeqCst) == 0);
-        // SAFETY: nobody has a seat.
+        // SAFETY: nobody has a seat, as none is offered: just asserted that nobody is left here.
         unsafe { *self.work.get() = Some((call::<F>, std::ptr::from_ref(work).cast())) };
         self.seats.store(others, Ordering::SeqCst);
         pool.wake(others);
@@ -272,6 +273,9 @@ pub(crate) fn run<W>(
 pub(crate) struct Disjoint<'a, T> {
     data: *mut T,
     len: usize,
+    /// Parts that were handed out, by their ends: no task takes another's, not even later.
+    #[cfg(debug_assertions)]
+    taken: Mutex<std::collections::BTreeMap<usize, usize>>,
     lives: PhantomData<&'a mut [T]>,
 }
 
@@ -280,16 +284,29 @@ unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 
 impl<'a, T> Disjoint<'a, T> {
     pub(crate) fn new(data: &'a mut [T]) -> Self {
-        Disjoint { data: data.as_mut_ptr(), len: data.len(), lives: PhantomData }
+        Disjoint {
+            data: data.as_mut_ptr(),
+            len: data.len(),
+            #[cfg(debug_assertions)]
+            taken: Mutex::default(),
+            lives: PhantomData,
+        }
     }
 
     /// A part of the slice.
     /// # Safety
-    /// No other part that is alive overlaps this one.
+    /// No other part overlaps this one.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.len);
+        #[cfg(debug_assertions)]
+        if !range.is_empty() {
+            let mut taken = self.taken.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let next = taken.range(range.start + 1..).next().map(|(_, &start)| start);
+            assert!(next.is_none_or(|start| range.end <= start), "{range:?} is handed out twice");
+            taken.insert(range.end, range.start);
+        }
         // SAFETY: within the slice, just asserted; the caller vouches for disjointness.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.len()) }
     }

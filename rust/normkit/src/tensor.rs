@@ -13,8 +13,11 @@ pub(crate) fn dense_strides(shape: &[usize]) -> Vec<isize> {
 }
 
 /// The lowest and the highest element that an array of these strides reaches, from its first one; nothing if these, or
-/// the number of elements, are no numbers of this machine.
+/// the number of elements, are no numbers of this machine, or there are none.
 fn reach(shape: &[usize], strides: &[isize]) -> Option<(isize, isize)> {
+    if shape.contains(&0) {
+        return None;
+    }
     shape.iter().try_fold(1isize, |all, &size| all.checked_mul(isize::try_from(size).ok()?))?;
     shape.iter().zip(strides).try_fold((0isize, 0isize), |(low, high), (&size, &stride)| {
         let far = isize::try_from(size).ok()?.checked_sub(1)?.checked_mul(stride)?;
@@ -63,7 +66,8 @@ impl<'a, E> Tensor<'a, E> {
     /// The strides reach beyond `data`.
     pub fn strided(data: &'a [E], shape: &[usize], strides: &[isize]) -> Result<Self> {
         check_reach(shape, strides, data.len())?;
-        Ok(Tensor { base: Base::new(data.as_ptr()), shape: shape.to_vec(), strides: strides.to_vec() })
+        let base = Base::new(data.as_ptr(), reach(shape, strides));
+        Ok(Tensor { base, shape: shape.to_vec(), strides: strides.to_vec() })
     }
 
     /// The array at `data`, with strides in elements.
@@ -71,7 +75,8 @@ impl<'a, E> Tensor<'a, E> {
     /// Every element that shape and strides reach from `data` is aligned and readable for `'a`.
     pub unsafe fn from_raw(data: *const E, shape: &[usize], strides: &[isize]) -> Self {
         debug_assert_eq!(shape.len(), strides.len());
-        Tensor { base: Base::new(data), shape: shape.to_vec(), strides: strides.to_vec() }
+        debug_assert!(shape.contains(&0) || data.is_aligned());
+        Tensor { base: Base::new(data, reach(shape, strides)), shape: shape.to_vec(), strides: strides.to_vec() }
     }
 
     /// Its shape.
@@ -101,7 +106,8 @@ impl<'a, E> TensorMut<'a, E> {
         if overlaps_itself(shape, strides) {
             return Err(Error::new("strides", "reach no element of an output twice", format!("{strides:?}")));
         }
-        Ok(TensorMut { base: BaseMut::new(data.as_mut_ptr()), shape: shape.to_vec(), strides: strides.to_vec() })
+        let base = BaseMut::new(data.as_mut_ptr(), reach(shape, strides));
+        Ok(TensorMut { base, shape: shape.to_vec(), strides: strides.to_vec() })
     }
 
     /// The array at `data`, with strides in elements.
@@ -109,8 +115,10 @@ impl<'a, E> TensorMut<'a, E> {
     /// Every element that shape and strides reach from `data` is aligned and writable for `'a`, each is reached once,
     /// and nobody else touches them. (It may be the memory of an input where a function allows that.)
     pub unsafe fn from_raw(data: *mut E, shape: &[usize], strides: &[isize]) -> Self {
+        debug_assert_eq!(shape.len(), strides.len());
+        debug_assert!(shape.contains(&0) || data.is_aligned());
         debug_assert!(!overlaps_itself(shape, strides));
-        TensorMut { base: BaseMut::new(data), shape: shape.to_vec(), strides: strides.to_vec() }
+        TensorMut { base: BaseMut::new(data, reach(shape, strides)), shape: shape.to_vec(), strides: strides.to_vec() }
     }
 
     /// Its shape.

@@ -73,7 +73,7 @@ impl<'a, T: Real> Input<'a, T> {
     pub(crate) fn direct(&self, k: usize, rows: &Range<usize>, columns: &Range<usize>) -> Option<Tile<'a, T>> {
         let (base, stride) = self.direct?;
         let at = self.walk.offset(k, rows.start) + columns.start as isize;
-        // SAFETY: a grid reaches exactly the elements of its tensor, and rows are this far apart.
+        // SAFETY: a grid reaches exactly the elements of its tensor (asserted where debugging), rows this far apart.
         Some(unsafe { base.tile(at, rows.len(), stride, columns.len()) })
     }
 
@@ -123,8 +123,9 @@ impl<'a, T: Real> Input<'a, T> {
             for row in rows.clone() {
                 let start = self.walk.offset(k, row);
                 pieces(&self.walk.run, columns, |_, at, n, _| {
-                    // SAFETY: a grid reaches exactly the elements of its tensor; these follow each other.
-                    E::widen(unsafe { std::slice::from_raw_parts(base.at(start + at), n) }, stage);
+                    // SAFETY: a grid reaches exactly the elements of its tensor, which `at` asserts; these follow each
+                    // other.
+                    E::widen(unsafe { std::slice::from_raw_parts(base.at(start + at, n), n) }, stage);
                 });
             }
             return;
@@ -145,8 +146,8 @@ impl<'a, T: Real> Input<'a, T> {
         for row in rows.clone() {
             let start = self.walk.offset(k, row);
             pieces(&self.walk.run, columns, |_, at, n, stride| {
-                // SAFETY: a grid reaches exactly the elements of its tensor.
-                let value = |i: isize| T::from_f64(convert(unsafe { base.at(start + at + i * stride).read() }));
+                // SAFETY: a grid reaches exactly the elements of its tensor, which `at` asserts.
+                let value = |i: isize| T::from_f64(convert(unsafe { base.at(start + at + i * stride, 1).read() }));
                 if stride == 0 {
                     stage.resize(stage.len() + n, value(0));
                 } else {
@@ -229,11 +230,11 @@ impl<'a, T: Real> Output<'a, T> {
                     && let Some(values) = T::f32s(&values[i..i + n])
                 {
                     // SAFETY: a grid reaches exactly the elements of its tensor; the caller vouches for the threads.
-                    E::narrow(values, unsafe { std::slice::from_raw_parts_mut(base.at(start + at), n) });
+                    E::narrow(values, unsafe { std::slice::from_raw_parts_mut(base.at(start + at, n), n) });
                     return;
                 }
                 for (j, &value) in values[i..i + n].iter().enumerate() {
-                    let to = base.at(start + at + j as isize * stride);
+                    let to = base.at(start + at + j as isize * stride, 1);
                     // SAFETY: a grid reaches exactly the elements of its tensor; the caller vouches for the threads.
                     unsafe { to.write(E::from_f64(value.to_f64())) };
                 }

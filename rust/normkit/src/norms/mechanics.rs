@@ -85,8 +85,8 @@ impl<'a> Extras<'a> {
         let other: Vec<(usize, isize)> =
             (0..shape.len()).filter(|&i| i != axis).map(|i| (shape[i], mask.strides[i])).collect();
         let all = other.iter().map(|(n, _)| n).product();
-        // SAFETY: positions of the mask.
-        (0..all).filter(|&i| unsafe { mask.base.at(crate::layout::offset(&other, i)).read() }).count()
+        // SAFETY: positions of the mask below its sizes, which `at` asserts.
+        (0..all).filter(|&i| unsafe { mask.base.at(crate::layout::offset(&other, i), 1).read() }).count()
     }
 
     /// As operands of a grid.

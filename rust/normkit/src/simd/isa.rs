@@ -148,7 +148,8 @@ unsafe fn on_avx512<T: Real, K: Kernel<T>>(kernel: K) -> K::Output
 where
     Avx512: Simd<T>,
 {
-    debug_assert!(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq"));
+    debug_assert!(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl"));
+    debug_assert!(is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512bw"));
     // SAFETY: AVX-512 is enabled in this function, and its caller has checked that the processor has it.
     kernel.eval(unsafe { Avx512::assume() })
 }

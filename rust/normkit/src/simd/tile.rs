@@ -10,11 +10,55 @@ use super::Real;
 
 /// Where an array begins, to read.
 #[derive(Clone, Copy)]
-pub struct Base<'a, T>(*const T, PhantomData<&'a [T]>);
+pub struct Base<'a, T>(*const T, Extent, PhantomData<&'a [T]>);
 
 /// Where an array begins, to write. Copies may be handed to threads that write disjoint parts.
 #[derive(Clone, Copy)]
-pub struct BaseMut<'a, T>(*mut T, PhantomData<&'a mut [T]>);
+pub struct BaseMut<'a, T>(*mut T, Extent, PhantomData<&'a mut [T]>);
+
+/// The addresses of an array's elements, for assertions; nothing where they are off.
+#[derive(Clone, Copy)]
+struct Extent {
+    #[cfg(debug_assertions)]
+    addresses: (usize, usize),
+}
+
+impl Extent {
+    /// Of an array that reaches these elements from `p`: lowest, highest.
+    #[inline(always)]
+    fn new<T>(p: *const T, reach: Option<(isize, isize)>) -> Self {
+        let _ = (p, reach);
+        Extent {
+            #[cfg(debug_assertions)]
+            addresses: reach.map_or((0, 0), |(low, high)| {
+                (p.wrapping_offset(low).addr(), p.wrapping_offset(high).wrapping_add(1).addr())
+            }),
+        }
+    }
+
+    /// Asserts that `len` elements at `p` are the array's.
+    #[inline(always)]
+    fn check<T>(self, p: *const T, len: usize) {
+        let _ = (p, len);
+        #[cfg(debug_assertions)]
+        {
+            let (start, end) = self.addresses;
+            assert!(
+                start <= p.addr() && p.addr() + len * size_of::<T>() <= end,
+                "{len} elements at {p:?} are not the array's"
+            );
+        }
+    }
+
+    /// Asserts that a rectangle is the array's.
+    #[inline(always)]
+    fn check_rows<T>(self, p: *const T, rows: usize, stride: isize, len: usize) {
+        if cfg!(debug_assertions) && rows > 0 && len > 0 {
+            self.check(p, len);
+            self.check(p.wrapping_offset((rows - 1) as isize * stride), len);
+        }
+    }
+}
 
 // SAFETY: it stands for a `&[T]`, and can be read through unsafe functions alone.
 unsafe impl<T: Sync> Send for Base<'_, T> {}
@@ -26,19 +70,23 @@ unsafe impl<T: Send> Send for BaseMut<'_, T> {}
 unsafe impl<T: Send> Sync for BaseMut<'_, T> {}
 
 impl<'a, T> Base<'a, T> {
-    /// From a pointer, which need not be valid until it is read through.
-    pub(crate) fn new(p: *const T) -> Self {
-        Base(p, PhantomData)
+    /// From a pointer, which need not be valid until it is read through, and the lowest and highest element that the
+    /// array reaches from it, if it has any.
+    pub(crate) fn new(p: *const T, reach: Option<(isize, isize)>) -> Self {
+        Base(p, Extent::new(p, reach), PhantomData)
     }
 
     /// The same memory as elements of another type.
     pub(crate) fn cast<U>(self) -> Base<'a, U> {
-        Base(self.0.cast(), PhantomData)
+        Base(self.0.cast(), self.1, PhantomData)
     }
 
-    /// The address `offset` elements on.
-    pub(crate) fn at(self, offset: isize) -> *const T {
-        self.0.wrapping_offset(offset)
+    /// The address of `len` elements, `offset` on.
+    #[inline(always)]
+    pub(crate) fn at(self, offset: isize, len: usize) -> *const T {
+        let p = self.0.wrapping_offset(offset);
+        self.1.check(p, len);
+        p
     }
 
     /// The rectangle that begins `offset` elements from here.
@@ -46,19 +94,25 @@ impl<'a, T> Base<'a, T> {
     /// Each of its elements is readable for `'a`.
     #[inline(always)]
     pub(crate) unsafe fn tile(self, offset: isize, rows: usize, stride: isize, len: usize) -> Tile<'a, T> {
-        Tile { p: self.0.wrapping_offset(offset), rows, stride, len, lives: PhantomData }
+        let p = self.0.wrapping_offset(offset);
+        self.1.check_rows(p, rows, stride, len);
+        Tile { p, rows, stride, len, lives: PhantomData }
     }
 }
 
 impl<'a, T> BaseMut<'a, T> {
-    /// From a pointer, which need not be valid until it is written through.
-    pub(crate) fn new(p: *mut T) -> Self {
-        BaseMut(p, PhantomData)
+    /// From a pointer, which need not be valid until it is written through, and the lowest and highest element that the
+    /// array reaches from it, if it has any.
+    pub(crate) fn new(p: *mut T, reach: Option<(isize, isize)>) -> Self {
+        BaseMut(p, Extent::new(p, reach), PhantomData)
     }
 
-    /// The address `offset` elements on.
-    pub(crate) fn at(self, offset: isize) -> *mut T {
-        self.0.wrapping_offset(offset)
+    /// The address of `len` elements, `offset` on.
+    #[inline(always)]
+    pub(crate) fn at(self, offset: isize, len: usize) -> *mut T {
+        let p = self.0.wrapping_offset(offset);
+        self.1.check(p, len);
+        p
     }
 
     /// The rectangle that begins `offset` elements from here.
@@ -66,7 +120,9 @@ impl<'a, T> BaseMut<'a, T> {
     /// Each of its elements is writable for `'a`, and no other thread touches it meanwhile.
     #[inline(always)]
     pub(crate) unsafe fn tile(self, offset: isize, rows: usize, stride: isize, len: usize) -> TileMut<'a, T> {
-        TileMut { p: self.0.wrapping_offset(offset), rows, stride, len, lives: PhantomData }
+        let p = self.0.wrapping_offset(offset);
+        self.1.check_rows(p, rows, stride, len);
+        TileMut { p, rows, stride, len, lives: PhantomData }
     }
 }
 
@@ -202,7 +258,8 @@ impl<T: Real> TileMut<'_, T> {
         assert!(mask.rows() == self.rows && mask.len() == self.len);
         for r in 0..self.rows {
             for i in (0..self.len).filter(|&i| mask.get(r, i) == T::ZERO) {
-                // SAFETY: within the rectangle.
+                debug_assert!(r < self.rows && i < self.len);
+                // SAFETY: within the rectangle, as both loops end with it.
                 unsafe { self.row(r).add(i).write(T::ZERO) };
             }
         }

@@ -96,7 +96,7 @@ pub fn fold_conv_bn<E: Element>(
             for i in task * each..(task * each + each).min(runs) {
                 let range = i * run_len..(i + 1) * run_len;
                 let scale = scales[channel(i)];
-                // SAFETY: runs are disjoint, and each is one task's.
+                // SAFETY: runs are disjoint, and each is one task's: `part` asserts both where debugging.
                 let out = unsafe { shared.part(range.clone()) };
                 for (out, w) in out.iter_mut().zip(&weight[range]) {
                     *out = E::from_f64(w.to_f64() * scale);
