@@ -8,7 +8,8 @@ export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 SOURCES := Cargo.toml Cargo.lock pyproject.toml .cargo/config.toml $(shell find rust python -type f -not -path '*/__pycache__/*')
 
 .PHONY: demo demo-mpi demo-dask demo-precise experiment-ranges experiment-momentum experiment-batch-size \
-        experiment-beyond test lint format bench wheel clean
+        experiment-beyond test lint format bench wheel clean differential fuzz sanitize sanitize-address \
+        sanitize-thread valgrind
 .DEFAULT_GOAL := test
 
 $(BIN)/python:
@@ -67,6 +68,7 @@ lint: $(VENV)/.installed-dev
 	cd / && $(CURDIR)/$(BIN)/python -m mypy.stubtest normkit
 	$(BIN)/python benches/peers/table.py --check
 	$(BIN)/python benches/peers/norms.py --check
+	$(BIN)/python docs/unsafe_table.py --check
 
 format: $(VENV)/.installed-dev
 	cargo fmt --all
@@ -76,6 +78,45 @@ format: $(VENV)/.installed-dev
 # Side by side with PyTorch, JAX and oneDNN; a dated record under benches/record/. Wants an idle machine.
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benches/peers/run.py $(ARGS)
+
+# A million random calls of the core against its oracle, in worker processes: about half an hour on two cores.
+# ARGS='--cases 20000', ARGS='--seed 7', ARGS='--case 123' to make one again and print it.
+differential:
+	cargo run --quiet --profile checked -p normkit-fuzz --bin differential -- $(ARGS)
+
+# The same calls, steered by the code they reach, with AddressSanitizer; until stopped, or ARGS=-max_total_time=600.
+# What it finds goes to out/fuzz, what fails to rust/normkit-fuzz/artifacts. (cargo-fuzz asks for a nightly compiler; a
+# stable one does with RUSTC_BOOTSTRAP.)
+fuzz:
+	cargo fuzz --version || cargo install --locked cargo-fuzz
+	mkdir -p out/fuzz
+	RUSTC_BOOTSTRAP=1 cargo fuzz run calls --fuzz-dir rust/normkit-fuzz --features libfuzzer --release \
+		--target-dir target/fuzz out/fuzz rust/normkit-fuzz/corpus -- -max_len=512 -timeout=60 $(ARGS)
+
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+# The standard library is as it comes, not instrumented: what it does itself is seen only where it calls malloc, memcpy
+# or a lock.
+sanitized = RUSTC_BOOTSTRAP=1 NORMKIT_FUZZ_CASES=$(or $(CASES),3000) \
+	RUSTFLAGS='-Zsanitizer=$(1) -Cunsafe-allow-abi-mismatch=sanitizer' \
+	cargo test --profile sanitize --target $(HOST) --target-dir target/$(1)
+
+# The core's tests and random calls with AddressSanitizer, what threads share with ThreadSanitizer.
+sanitize: sanitize-address sanitize-thread
+
+sanitize-address:
+	$(call sanitized,address) -p normkit -p normkit-fuzz --lib --tests -- $(ARGS)
+
+sanitize-thread:
+	$(call sanitized,thread) -p normkit --test it -- bits:: plan:: fold_large $(ARGS)
+	$(call sanitized,thread) -p normkit-fuzz --test corpus -- $(ARGS)
+
+# Valgrind's memcheck, which knows no AVX-512: the core detects AVX2 then. Small tests, as it is fifty times slower.
+valgrind:
+	for isa in avx2 baseline; do \
+		NORMKIT_ISA=$$isa NORMKIT_FUZZ_CASES=$(or $(CASES),400) \
+		CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER='valgrind --quiet --error-exitcode=9 --leak-check=no' \
+		cargo test -p normkit-fuzz --test corpus -- --test-threads=1 $(ARGS) || exit 1; \
+	done
 
 # An abi3 wheel in dist/.
 wheel: $(BIN)/python
