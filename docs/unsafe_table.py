@@ -15,7 +15,7 @@ START, END = "<!-- unsafe:start -->", "<!-- unsafe:end -->"
 KINDS = {"blocks": r"\bunsafe\s*\{", "functions": r"\bunsafe fn\b(?!\()", "impls": r"\bunsafe impl\b"}
 BOUNDS = {  # what the blocks of a file rest on
     "normkit/src/norms/mechanics.rs": "positions of a mask lie in it",
-    "normkit/src/parallel.rs": "a worker with a seat outlives no call; parts of a slice are disjoint; slots are atomics",
+    "normkit/src/parallel.rs": "a worker with a seat outlives no call; parts of a slice are disjoint",
     "normkit/src/pass/application.rs": "tasks have different cells",
     "normkit/src/pass/mod.rs": "tasks have different cells, partial results and chunks",
     "normkit/src/simd/avx2.rs": "the token proves the instruction, the caller the memory; `n` lanes of a tail",
@@ -37,11 +37,13 @@ CALLS = "an output was checked to be writeable and apart, and is one call's"
 
 
 def counts(text: str) -> list[int]:
+    """How often each kind is in the code, comments left out."""
     code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("//"))
     return [len(re.findall(pattern, code)) for pattern in KINDS.values()]
 
 
 def table() -> str:
+    """The table, with a row for each file that has any."""
     rows, total = [], [0, 0, 0]
     for path in sorted((TOP / "rust").glob("*/src/**/*.rs")):
         found = counts(path.read_text())
@@ -59,6 +61,7 @@ def table() -> str:
 
 
 def main() -> None:
+    """Write or check the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check

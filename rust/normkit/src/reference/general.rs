@@ -99,7 +99,9 @@ impl General<'_> {
 
     /// dy times the slope of the activation at z: the residual's gradient, and what [`General::backward`] takes.
     pub fn pull(&self, dy: &[f64], z: &[f64]) -> Vec<f64> {
-        let of = |i: usize| if self.counts(i) { dy[i] * slope(self.activation, z[i]) } else { 0.0 };
+        // Nothing flows through a closed ReLU, not even NaN.
+        let open = |i: usize| self.counts(i) && (self.activation != Activation::Relu || z[i] > 0.0);
+        let of = |i: usize| if open(i) { dy[i] * slope(self.activation, z[i]) } else { 0.0 };
         (0..dy.len()).map(of).collect()
     }
 
