@@ -14,7 +14,7 @@ use crate::kernels::reduce::GradSums;
 use crate::layout::{Grid, LONG, Walk, grid, keep, plain_grid};
 use crate::moments::Moments;
 use crate::parallel::Slots;
-use crate::pass::{OfAffine, Pass, Passes, Reduction, SumsOf};
+use crate::pass::{Pass, Passes, Reduction};
 use crate::plan::Work;
 use crate::simd::Real;
 use crate::tensor::{Tensor, TensorMut};
@@ -371,8 +371,8 @@ pub fn batch_norm_gradient_sums<E: Element, G: Element>(
     }
     let (grid, [from, along]) = grid(&x.shape, &keep(x.shape.len(), [axis]), [&x.strides, &dy.strides]);
     let (dots, dys) = (Slots::new(&mut sums_of.weight), Slots::new(&mut sums_of.bias));
-    let rule = |c: usize, of: &[SumsOf<OfAffine>], _: &mut [Scale<E::Compute>]| {
-        let sums = of[0].sums.about::<E::Compute>(mean[c]);
+    let rule = |c: usize, of: &[GradSums], _: &mut [Scale<E::Compute>]| {
+        let sums = of[0].about::<E::Compute>(mean[c]);
         dots.set(c, sums.dot);
         dys.set(c, sums.dy);
     };

@@ -1,16 +1,17 @@
 //! From a norm's rule to the passes that carry it out: with or without an activation, a residual, a mask.
 
-use super::plan;
+use super::{ParameterGradients, plan};
 use crate::Element;
 use crate::element::Source;
-use crate::error::{Error, Result, shape_text};
+use crate::error::{Error, Result, shape_text, zeros};
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, Coefficients, Fused, GradAffine, GradFused, Scale};
 use crate::kernels::reduce::{GradSums, MomentSums};
 use crate::layout::{Grid, Walk};
 use crate::moments::Moments;
-use crate::pass::{Application, Known, OfAffine, OfFused, Pass, Passes, Reduction, SumsOf};
-use crate::plan::Work;
+use crate::parallel::Slots;
+use crate::pass::{Application, Known, Pass, Passes, Reduction, Runs};
+use crate::plan::{Work, runs_parts};
 use crate::simd::{Isa, Real};
 use crate::tensor::Tensor;
 use crate::view::{Input, Output};
@@ -115,20 +116,6 @@ pub(super) fn known_means<T: Real>(means: &[f64], cells: &mut [Affine<T>]) {
     for (cell, &mean) in cells.iter_mut().zip(means) {
         *cell = Affine { mean: T::from_f64(mean), ..Affine::EMPTY };
     }
-}
-
-/// The sums alone, as a slice.
-fn sums<F, R>(of: &[SumsOf<F>], then: impl FnOnce(&[GradSums]) -> R) -> R {
-    /// So many are copied to the stack.
-    const FEW: usize = 16;
-    let mut few = [GradSums::default(); FEW];
-    if of.len() > FEW {
-        return then(&of.iter().map(|of| of.sums).collect::<Vec<_>>());
-    }
-    for (few, of) in few.iter_mut().zip(of) {
-        *few = of.sums;
-    }
-    then(&few[..of.len()])
 }
 
 /// A forward pass: moments of `x` on one grid, y on another.
@@ -237,26 +224,23 @@ impl<T: Passes> Backward<'_, T> {
         let masked = mask.clone();
         if activation == Activation::Identity && second.is_none() {
             let reduce = Reduction { grid, inputs: [x.clone(), dy.clone()], known, activation, mask: masked };
-            let of = |t: usize, of: &[SumsOf<OfAffine>], cells: &mut [GradAffine<T>]| {
-                sums(of, |sums| rule(t, sums, cells));
-            };
             if frozen {
-                let rule = |t: usize, sums: &[SumsOf<OfAffine>], cells: &mut [Scale<T>]| {
+                let rule = |t: usize, sums: &[GradSums], cells: &mut [Scale<T>]| {
                     let mut full = [<GradAffine<T> as Coefficients<T, 2, 5>>::NONE; 1];
-                    of(t, sums, &mut full);
+                    rule(t, sums, &mut full);
                     cells[0] = Scale(full[0].a);
                 };
                 let apply = Some(Application { grid, inputs: [dy], out, second, mask });
                 T::backward_frozen(&Pass { reduce, parts: cells, apply, cells, samples, rule: &rule }, isa, &plan);
             } else {
                 let apply = Some(Application { grid, inputs: [x, dy], out, second, mask });
-                T::backward(&Pass { reduce, parts: cells, apply, cells, samples, rule: &of }, isa, &plan);
+                T::backward(&Pass { reduce, parts: cells, apply, cells, samples, rule: &rule }, isa, &plan);
             }
             return;
         }
-        let fused = |t: usize, of: &[SumsOf<OfFused>], out: &mut [GradFused<T>]| {
+        let fused = |t: usize, sums: &[GradSums], out: &mut [GradFused<T>]| {
             let mut grads = vec![<GradAffine<T> as Coefficients<T, 2, 5>>::NONE; out.len()];
-            sums(of, |sums| rule(t, sums, &mut grads));
+            rule(t, sums, &mut grads);
             let mut maps = vec![Affine::EMPTY; cells];
             known(t * cells, &mut maps);
             for ((out, grad), map) in out.iter_mut().zip(grads).zip(maps) {
@@ -283,4 +267,54 @@ impl<T: Passes> Backward<'_, T> {
             }
         }
     }
+}
+
+/// A backward pass over runs with parameters inside.
+pub(super) struct BackwardRuns<'a> {
+    /// Runs of a sample.
+    pub(super) runs: usize,
+    /// Adjacent elements with the same parameters.
+    pub(super) fold: usize,
+    pub(super) weight: Option<&'a [f64]>,
+}
+
+impl BackwardRuns<'_> {
+    /// dx of x and dy, and the parameters' gradients; `rule` gives the coefficients of run t.
+    pub(super) fn run<T: Passes>(
+        self,
+        grid: Grid,
+        inputs: [Input<T>; 2],
+        out: Output<T>,
+        [mean, rstd]: [&[f64]; 2],
+        isa: Isa,
+        rule: impl Fn(usize, GradSums) -> GradAffine<T> + Sync,
+    ) -> Result<ParameterGradients> {
+        let elements = grid.statistics() * grid.count();
+        let read = elements * (inputs[0].element_size() + inputs[1].element_size());
+        let plan = plan(&Work { grid, parts: 1, samples: 1, read, written: elements * inputs[0].element_size() });
+        let BackwardRuns { runs, fold, weight } = self;
+        let all = runs * grid.len / fold;
+        let parts = runs_parts(&grid, runs);
+        let (mut dweight, mut dbias) = (zeros::<f64>(parts * all)?, zeros::<f64>(parts * all)?);
+        // x̂ = (x − mean)·rstd + low, where low is what rounding the mean loses.
+        let known = |first: usize, cells: &mut [Affine<T>]| {
+            for (t, cell) in (first..).zip(cells) {
+                *cell = Affine::new(mean[t], rstd[t], 0.0);
+            }
+        };
+        let gradients = [Slots::new(&mut dweight), Slots::new(&mut dbias)];
+        let pass = Runs { grid, runs, fold, inputs, weight, out, known: &known, rule: &rule, gradients };
+        T::runs(&pass, isa, &plan);
+        Ok(ParameterGradients { weight: sum_parts(dweight, all), bias: sum_parts(dbias, all) })
+    }
+}
+
+/// The sum of parts of so many numbers each.
+pub(super) fn sum_parts(mut parts: Vec<f64>, all: usize) -> Vec<f64> {
+    let (first, rest) = parts.split_at_mut(all);
+    for part in rest.chunks_exact(all.max(1)) {
+        first.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+    }
+    parts.truncate(all);
+    parts
 }

@@ -5,7 +5,7 @@ use super::{Behind, LINE, Real, Simd, Tile, TileMut};
 
 /// Steps that the first accumulators take before they are flushed into the second ones. One level of accumulators is
 /// biased by 5–15 ulp where the squares are quantized (means near 1e4); two stay within 3.
-const FLUSH: usize = 16;
+pub(super) const FLUSH: usize = 16;
 
 /// Rows summed in registers before they are added to a column's accumulator: the two levels of [`columns`].
 const GROUP: usize = 4;
@@ -24,7 +24,7 @@ fn assert_shapes<T: Copy, const K: usize>(tiles: &[Tile<T>; K]) {
 /// # Safety
 /// `i + n <= len` for each of `rows`' runs, and `n <= N`.
 #[inline(always)]
-unsafe fn load<T: Real, S: Simd<T>, const K: usize>(
+pub(super) unsafe fn load<T: Real, S: Simd<T>, const K: usize>(
     s: S,
     rows: &[*const T; K],
     i: usize,

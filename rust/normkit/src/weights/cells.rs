@@ -9,7 +9,7 @@ use crate::layout::{Grid, grid};
 use crate::moments::Moments;
 use crate::norms::{isa, plan};
 use crate::parallel::Slots;
-use crate::pass::{Application, Known, OfAffine, Pass, Passes, Reduction, SumsOf};
+use crate::pass::{Application, Known, Pass, Passes, Reduction};
 use crate::plan::Work;
 use crate::simd::Real;
 use crate::tensor::{Tensor, TensorMut};
@@ -118,7 +118,7 @@ pub(super) fn dots<E: Element, F: Element>(x: &Tensor<E>, y: &Tensor<F>, kept: &
     if x.size() > 0 {
         let (grid, [from, along]) = grid(&x.shape, kept, [&x.strides, &y.strides]);
         let slots = Slots::new(&mut dots);
-        let rule = |t: usize, of: &[SumsOf<OfAffine>], _: &mut [GradAffine<f64>]| slots.set(t, of[0].sums.dot);
+        let rule = |t: usize, of: &[GradSums], _: &mut [GradAffine<f64>]| slots.set(t, of[0].dot);
         let reduce = reduction(grid, [Input::new(x, &from), Input::new(y, &along)], &zero);
         let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
         let read = x.size() * (size_of::<E>() + size_of::<F>());
@@ -176,7 +176,7 @@ pub(super) fn backward<E: Element, F: Element, G: Element, H: Element>(
     let (inputs, out) = ([Input::new(z.of, &from), Input::new(dy, &along)], Output::new(dx, &to));
     let apply = Some(Application { grid: applied, inputs, out, second: None, mask: None });
     let cells = applied.statistics() / reduced.statistics();
-    let rule = |t: usize, of: &[SumsOf<OfAffine>], cells: &mut [GradAffine<f64>]| rule(t, of[0].sums, cells);
+    let rule = |t: usize, of: &[GradSums], cells: &mut [GradAffine<f64>]| rule(t, of[0], cells);
     let pass = Pass { reduce, parts: 1, apply, cells, samples: 1, rule: &rule };
     let (read, written) = (dy.size() * (size_of::<E>() + size_of::<G>()), dy.size() * size_of::<H>());
     Passes::backward(&pass, isa, &plan(&Work { grid: reduced, parts: 1, samples: 1, read, written }));
