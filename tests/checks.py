@@ -38,6 +38,11 @@ def positive(y, result, dtype):
     return np.where(close, np.asarray(y > 0), result.z > 0)
 
 
+def within_contract(y, expected):
+    """|Δy| <= 1e-6·max(1, |y|), without parameters."""
+    assert_within(y, expected, 1e-6 * np.maximum(1, np.abs(expected)), "y")
+
+
 OWNERS = {
     "dx": "x", "dweight": "weight", "dbias": "bias", "dresidual": "residual", "dcontent": "x", "dstyle": "style",
 }  # fmt: skip

@@ -5,7 +5,6 @@ block and 64 chunks, and a few roundings follow: 128 float64 eps of the sum of m
 of the output's dtype, and half of the smallest subnormal.
 """
 
-import hashlib
 import re
 
 import numpy as np
@@ -17,8 +16,6 @@ import checks
 import normkit as nk
 import reference_weights as oracle
 from cases import DTYPES, LAYOUTS
-from subprocesses import output
-from test_bits import NEEDS, machine_isas
 from test_gradients import numerical
 from tolerance import assert_within
 
@@ -563,53 +560,6 @@ def test_out_may_not_overlap(function):
     with pytest.raises(ValueError, match=rf"^{function}_backward: `out` must be dw itself or not overlap it"):
         call(buffer[:60].reshape(SHAPE), cache, out=buffer[15:].reshape(SHAPE))
     assert checks.same_bits(buffer, before)
-
-
-# --- the same bits ---------------------------------------------------------------------------------------------------
-
-
-def digest(*arrays):
-    h = hashlib.sha256()
-    for a in arrays:
-        h.update(checks.canonical(a))
-    return h.hexdigest()
-
-
-def bits():
-    """Everything, on weights small and large enough for several tasks and chunks."""
-    found = {}
-    for shape in ((6, 4, 3, 3), (64, 300, 3, 3), (2, 150_001), (150_001, 2)):
-        for dtype in (F32, F64):
-            weight, dw = values(shape, dtype)
-            results = []
-            for dim in (0, 1):
-                w, cache = nk.weight_norm(weight, scales(shape, dim), dim=dim)
-                results += [w, cache.norm, *nk.weight_norm_backward(dw, cache)]
-                w, cache = nk.spectral_norm(weight, *vectors(shape, dim), dim=dim)
-                results += [w, cache.u, cache.v, np.array(cache.sigma), nk.spectral_norm_backward(dw, cache)]
-            w, cache = nk.scaled_weight_standardization(weight, scales(shape, 0))
-            results += [w, cache.mean, cache.rstd, *nk.scaled_weight_standardization_backward(dw, cache)]
-            found[f"{shape}-{np.dtype(dtype)}"] = digest(*results)
-    return found
-
-
-@pytest.fixture(scope="module")
-def expected_bits():
-    with nk.num_threads(1):
-        return bits()
-
-
-@pytest.mark.parametrize("threads", [2, 3, 7])
-def test_the_same_bits_for_any_threads(expected_bits, threads):
-    with nk.num_threads(threads):
-        assert bits() == expected_bits
-
-
-@pytest.mark.parametrize("isa", sorted(machine_isas()))
-def test_the_same_bits_on_any_instruction_set(expected_bits, isa):
-    assert isa in NEEDS
-    found = output("-c", "import test_weights; print(test_weights.bits())", NORMKIT_ISA=isa, NORMKIT_NUM_THREADS="2")
-    assert found.strip() == str(expected_bits)
 
 
 # --- PyTorch ---------------------------------------------------------------------------------------------------------
