@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 SOURCES := Cargo.toml Cargo.lock pyproject.toml .cargo/config.toml $(shell find rust python -type f -not -path '*/__pycache__/*')
 
 .PHONY: demo demo-mpi demo-dask demo-precise experiment-ranges experiment-momentum experiment-batch-size \
-        experiment-beyond test lint format bench wheel clean
+        experiment-beyond test test-bits test-huge lint format bench accuracy wheel clean
 .DEFAULT_GOAL := test
 
 $(BIN)/python:
@@ -56,6 +56,14 @@ test: $(VENV)/.installed-dev
 	cargo test --workspace
 	$(BIN)/python -m pytest $(ARGS)
 
+# The same bits: the whole product of norms, layouts, dtypes, shapes, threads and instruction sets. Half an hour.
+test-bits: $(VENV)/.installed-dev
+	$(BIN)/python tests/bits_whole.py $(ARGS)
+
+# Arrays of more than 2**31 elements on sparse files: 9 GB of disk (pytest's temporary folder), some minutes.
+test-huge: $(VENV)/.installed-dev
+	NORMKIT_HUGE=1 $(BIN)/python -m pytest tests/test_huge.py $(ARGS)
+
 # Format, lints, types, and the README's tables; warnings are errors.
 lint: $(VENV)/.installed-dev
 	cargo fmt --all --check
@@ -67,6 +75,8 @@ lint: $(VENV)/.installed-dev
 	cd / && $(CURDIR)/$(BIN)/python -m mypy.stubtest normkit
 	$(BIN)/python benches/peers/table.py --check
 	$(BIN)/python benches/peers/norms.py --check
+	$(BIN)/python benches/peers/accuracy.py --check
+	$(BIN)/python tests/users/page.py --check
 
 format: $(VENV)/.installed-dev
 	cargo fmt --all
@@ -76,6 +86,10 @@ format: $(VENV)/.installed-dev
 # Side by side with PyTorch, JAX and oneDNN; a dated record under benches/record/. Wants an idle machine.
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benches/peers/run.py $(ARGS)
+
+# The largest error of every norm by distribution, beside peers: a record, docs/accuracy.md and its picture.
+accuracy: $(VENV)/.installed-bench
+	$(BIN)/python benches/peers/accuracy.py $(ARGS)
 
 # An abi3 wheel in dist/.
 wheel: $(BIN)/python

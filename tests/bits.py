@@ -85,6 +85,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", default="1", help="numbers of threads, with commas between")
     parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--skip", type=int, default=0, help="parts of the whole product to leave out")
     parser.add_argument("--fork", action="store_true")
     args = parser.parse_args()
     if args.fork:
@@ -92,7 +93,7 @@ def main():
         return
     threads = [int(n) for n in args.threads.split(",")]
     if args.whole:  # a line for each part, so that who waits sees something
-        for name, part in product():
+        for name, part in [*product()][args.skip :]:
             found = {}
             for n in threads:
                 nk.set_num_threads(n)
