@@ -5,21 +5,19 @@ One process for each instruction set of the machine, side by side; a part (dtype
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 
 from rich.progress import track
 
 from bits_cases import product
-from subprocesses import HERE, SETTINGS
+from subprocesses import HERE, environment
 from test_bits import THREADS, machine_isas
 
 
 def start(isa: str, threads: str, skip: int) -> subprocess.Popen:
-    environment = {k: v for k, v in os.environ.items() if k not in SETTINGS} | {"NORMKIT_ISA": isa}
     command = [sys.executable, "bits.py", "--whole", "--threads", threads, "--skip", str(skip)]
-    return subprocess.Popen(command, cwd=HERE, env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=HERE, env=environment(NORMKIT_ISA=isa), stdout=subprocess.PIPE, text=True)
 
 
 def compare(isas: list[str], threads: str, skip: int) -> tuple[int, list[str]]:
