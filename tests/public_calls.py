@@ -341,9 +341,9 @@ def public_names():
     for prefix, module in MODULES.items():
         for name in module.__all__:
             found = getattr(module, name)
-            if inspect.isclass(found) and prefix + name not in DATA and not name.endswith("Cache"):
-                yield prefix + name
-            elif callable(found) and not inspect.isclass(found):
+            if (inspect.isclass(found) and prefix + name not in DATA and not name.endswith("Cache")) or (
+                callable(found) and not inspect.isclass(found)
+            ):
                 yield prefix + name
             if inspect.isclass(found):
                 yield from (f"{prefix}{name}.{method}" for method in methods(found))

@@ -451,7 +451,7 @@ def from_darknet(
     if flag("from_darknet", "eps_outside", eps_outside) and "running_var" in result.state:
         var = result.state["running_var"]
         check_not_negative("from_darknet", "rolling_variance", var)
-        result.state["running_var"] = rounded((np.sqrt(wide(var)) + eps) ** 2, var)
+        result.state["running_var"] = rounded((np.sqrt(wide(var)) + float(eps)) ** 2, var)
         result.options["eps"] = 0.0
     return result
 
