@@ -345,6 +345,8 @@ pub(crate) fn spectral_norm<'py>(
     const NAME: &str = "spectral_norm";
     /// Bytes that the iterations of a part read, about: some tenths of a second.
     const PART: usize = 1 << 31;
+    /// Iterations of a part, however small the weight.
+    const MOST: usize = 1 << 12;
     let weight = input(NAME, "weight", weight, 1)?;
     let dim = axis(NAME, "weight", dim.integer(NAME, "dim", 0)?, &weight)?;
     let iterations = n_power_iterations.integer(NAME, "n_power_iterations", 1)?;
@@ -362,7 +364,7 @@ pub(crate) fn spectral_norm<'py>(
     let (mut left, mut so_far) = (iterations, None);
     let of = loop {
         // Many iterations go in parts, to the same result, so that Ctrl-C can end the call between them.
-        let part = left.min((PART / weight.bytes().max(1)).max(16));
+        let part = left.min((PART / weight.bytes().max(1)).clamp(16, MOST));
         let of = with_element!(weight.dtype, E => {
             // SAFETY: from `Array::output`, for this call alone.
             let (from, mut to) = (weight.tensor::<E>(), unsafe { w.tensor_mut::<E>() });
