@@ -114,10 +114,13 @@ $(BIN)/cargo-about: | $(BIN)/python
 
 # Licences, duplicates and sources of all dependencies, then advisories. Their database comes from GitHub, or from a
 # clone of it: make deny ADVISORY_DB=DIR.
+ADVISORIES := https://github.com/RustSec/advisory-db
+deny: export GIT_CONFIG_COUNT = $(if $(ADVISORY_DB),1)
+deny: export GIT_CONFIG_KEY_0 = url.file://$(abspath $(ADVISORY_DB)).insteadOf
+deny: export GIT_CONFIG_VALUE_0 = $(ADVISORIES)
 deny: $(BIN)/cargo-deny
 	$(BIN)/cargo-deny --locked check licenses bans sources
-	$(if $(ADVISORY_DB),GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=url.$(abspath $(ADVISORY_DB)).insteadOf \
-	GIT_CONFIG_VALUE_0=https://github.com/rustsec/advisory-db )$(BIN)/cargo-deny --locked check advisories
+	$(BIN)/cargo-deny --locked check advisories
 
 # The licences of the crates in the wheel; to be committed. A test says when it is due.
 licences: $(BIN)/cargo-about

@@ -1,7 +1,8 @@
 """The Python of a page: which blocks there are, what they need, what they say they print.
 
 A block is fenced as ```python. A comment before it says what it takes: `<!-- needs: torch -->` a module,
-`<!-- ranks: 3 -->` MPI. All others of a page are one program. A line with `print` ends in a comment with what it prints.
+`<!-- ranks: 3 -->` MPI. All others of a page are one program. A line with `print` ends in a comment that says what it
+prints.
 """
 
 import doctest
