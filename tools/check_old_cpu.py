@@ -100,7 +100,7 @@ def main() -> None:
             with console.status(f"{model.name}: Python {fit[-1].version}, {numpy}"):
                 inside = environment(fit[-1], Path(folder) / model.name, given.wheel.resolve(), numpy)
                 line = check(model, inside)
-            console.print(f"[green]ok[/] {line}", highlight=False)
+            console.print(f"[green]ok[/] {line}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

