@@ -33,12 +33,22 @@ def main() -> None:
         # Only registries' crates are shared with other builds.
         env = clean() | {"CARGO_TARGET_DIR": clean().get("CARGO_TARGET_DIR", str(HERE / "target" / "wheel"))}
         env |= {"PATH": f"{python.parent}:{env['PATH']}"}
-        build = ("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", given.out.resolve())
+        # No cache: pip would give the wheel of an older sdist of that name.
+        build = (
+            "-m",
+            "pip",
+            "wheel",
+            "--no-cache-dir",
+            "--no-deps",
+            "--no-build-isolation",
+            "--wheel-dir",
+            given.out.resolve(),
+        )
         options = f"--config-settings=build-args=--zig --compatibility {TAG}"
         with console.status(
             f"Building {given.sdist.name} (minutes: the kernels are compiled for each instruction set)"
         ):
-            quiet(python, *build, options, given.sdist.resolve(), cwd=away, env=env)
+            quiet(python, *build, options, "--wheel-dir", given.out.resolve(), given.sdist.resolve(), cwd=away, env=env)
     for wheel in given.out.glob("normkit-*.whl"):
         console.print(f"{wheel}: {wheel.stat().st_size / 2**20:.1f} MiB")
 

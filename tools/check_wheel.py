@@ -8,7 +8,6 @@ newest NumPy. What it saw is printed; the first thing that is not right ends it 
 
 import argparse
 import re
-import statistics
 import sys
 import tempfile
 import time
@@ -85,11 +84,16 @@ def audits(wheel: Path, folder: Path) -> None:
     say(f"abi3audit --strict: {' '.join(audit.split())[-120:]}")
 
 
-def import_times(python: Path, runs: int = 15) -> list[float]:
-    """Seconds that `import normkit` takes where NumPy is imported already."""
-    command = (python, "-X", "importtime", "-c", "import numpy; import normkit")
-    shown = (quiet(*command, cwd=Path("/")) for _ in range(runs))
-    return [int(first(r"^import time: +\d+ \| +(\d+) \| normkit$", text)) / 1e6 for text in shown]
+def import_times(python: Path, runs: int = 10) -> tuple[float, float]:
+    """Seconds that `import normkit` takes beyond NumPy's, the best of some runs: by `-X importtime`, of the processor.
+
+    The first is the wall's clock, and means little on a busy machine; the second is what is held to the limit.
+    """
+    wall = (python, "-X", "importtime", "-c", "import numpy; import normkit")
+    code = "import time, numpy; t = time.process_time(); import normkit; print('cpu', time.process_time() - t)"
+    shown = [quiet(*wall, cwd=Path("/")) + quiet(python, "-c", code, cwd=Path("/")) for _ in range(runs)]
+    by_wall = min(int(first(r"^import time: +\d+ \| +(\d+) \| normkit$", text)) / 1e6 for text in shown)
+    return by_wall, min(float(first(r"^cpu (\S+)$", text)) for text in shown)
 
 
 def everywhere(wheel: Path, folder: Path, given: list[str]) -> None:
@@ -107,13 +111,12 @@ def everywhere(wheel: Path, folder: Path, given: list[str]) -> None:
                 version = first(r"NumPy (\d\S+)", report)
                 asked = Requirement(numpy).specifier
                 expect(asked.contains(version), f"{numpy} was asked for, {version} came")
-                times = import_times(inside)
-            expect(min(times) < IMPORT_LIMIT, f"import takes {min(times) * 1e3:.0f} ms beyond NumPy's")
+                wall, processor = import_times(inside)
+            expect(processor < IMPORT_LIMIT, f"import takes {processor * 1e3:.0f} ms beyond NumPy's")
             parts = len(re.findall(r"^ok ", report, re.M))
-            best, median = (f"{f(times) * 1e3:.1f}" for f in (min, statistics.median))
             say(
                 f"Python {python.version} ({python.path}), NumPy {version}: {parts} parts in {took:.1f} s, "
-                f"import {best} ms beyond NumPy's (median {median})"
+                f"import beyond NumPy's {wall * 1e3:.1f} ms, {processor * 1e3:.1f} ms of the processor"
             )
 
 
