@@ -6,7 +6,7 @@ use super::{
     ParameterGradients, Statistics, channels, check_eps, check_like, check_parameter, check_shape, isa, parameter, rstd,
 };
 use crate::element::Element;
-use crate::error::{Error, Result, shape_text, zeros};
+use crate::error::{Error, Result, gathered, shape_text, zeros};
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, GradAffine};
 use crate::kernels::reduce::GradSums;
@@ -159,7 +159,7 @@ pub fn group_norm_fused<E: Element>(
         cells: width,
         samples,
     }
-    .run(isa, rule);
+    .run(isa, rule)?;
     Ok(statistics)
 }
 
@@ -244,7 +244,7 @@ pub fn group_norm_fused_backward<E: Element, R: Element>(
     // Sums over samples are taken in parts; parameters of one sample have one.
     let parts = if per_sample { 1 } else { sample_parts(samples) };
     let mut dweight = zeros::<f64>(parts.max(1) * parameters)?;
-    let mut dbias = dweight.clone();
+    let mut dbias = zeros::<f64>(dweight.len())?;
     if x.size() > 0 {
         let [residual, _] = extras.strides(&x.strides);
         let second = dresidual.as_ref().map_or(&x.strides, |of| &of.strides);
@@ -307,7 +307,7 @@ pub fn group_norm_fused_backward<E: Element, R: Element>(
             samples,
             frozen: false,
         }
-        .run(isa, rule);
+        .run(isa, rule)?;
     }
     Ok(ParameterGradients { weight: sum_parts(dweight, parameters), bias: sum_parts(dbias, parameters) })
 }
@@ -381,8 +381,8 @@ pub fn affine_per_sample<E: Element>(
     let strides = [&x.strides[..], &y.strides].map(|strides| samples_first(strides, axis));
     let kept = keep(whole.len(), [0, axis.max(1)]);
     let (grid, [from, to]) = grid(&whole, &kept, strides.each_ref().map(|strides| &strides[..]));
-    let cells = (0..mean.len()).map(|t| Affine::new(mean[t], scale[t], shift[t])).collect();
+    let cells = gathered((0..mean.len()).map(|t| Affine::new(mean[t], scale[t], shift[t])))?;
     let beside = Extras::default().inputs(&from, &from);
-    affine::<E::Compute>(grid, Input::new(x, &from), beside, Output::new(y, &to), cells, isa);
+    affine::<E::Compute>(grid, Input::new(x, &from), beside, Output::new(y, &to), cells, isa)?;
     Ok(())
 }

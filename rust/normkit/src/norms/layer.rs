@@ -4,7 +4,7 @@
 use super::mechanics::{BackwardRuns, Operand, known_means, unknown};
 use super::{ParameterGradients, Statistics, check_eps, check_like, check_shape, isa, plan, rstd};
 use crate::element::Element;
-use crate::error::{Error, Result, shape_text, zeros};
+use crate::error::{Error, Result, gathered, shape_text, zeros};
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, GradAffine, GradInner, Inner, Scale};
 use crate::kernels::reduce::{GradSums, MomentSums};
@@ -82,8 +82,8 @@ impl Sides {
 }
 
 /// Numbers as an operand of a type.
-fn rounded<T: Real + Element>(values: &[f64]) -> Vec<T> {
-    values.iter().map(|&x| Real::from_f64(x)).collect()
+fn rounded<T: Real + Element>(values: Option<&[f64]>) -> Result<Option<Vec<T>>> {
+    values.map(|values| gathered(values.iter().map(|&x| Real::from_f64(x)))).transpose()
 }
 
 /// A parameter as an operand.
@@ -149,14 +149,14 @@ where
     if weight.is_none() && bias.is_none() {
         let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<E::Compute>]| cells[0] = map(t, m[0].moments());
         let apply = Some(Application { grid, inputs: [of], out, second: None, mask: None });
-        Passes::forward(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan);
+        Passes::forward(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan)?;
         return Ok(statistics);
     }
-    let (weight, bias) = (weight.map(rounded::<E::Compute>), bias.map(rounded::<E::Compute>));
+    let (weight, bias) = (rounded::<E::Compute>(weight)?, rounded::<E::Compute>(bias)?);
     let inputs = [of, parameter(&weight, 1.0, x, inner, &along)?, parameter(&bias, 0.0, x, inner, &along)?];
     let rule = |t: usize, m: &[MomentSums], cells: &mut [Inner<E::Compute>]| cells[0] = Inner(map(t, m[0].moments()));
     let apply = Some(Application { grid, inputs, out, second: None, mask: None });
-    Passes::forward_inner(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan);
+    Passes::forward_inner(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan)?;
     Ok(statistics)
 }
 
@@ -218,14 +218,14 @@ where
     let read = bytes + x.size() * dy.element_size();
     let plan = plan(&Work { grid, parts: 1, samples: 1, read, written: bytes });
     let activation = Activation::Identity;
-    let Some(weight) = weight.map(rounded::<E::Compute>) else {
+    let Some(weight) = rounded::<E::Compute>(weight)? else {
         let inputs = [of.clone(), dy.clone()];
         let reduce = Reduction { grid, inputs, known: &known, activation, mask: None };
         let rule = |t: usize, sums: &[GradSums], cells: &mut [GradAffine<E::Compute>]| {
             cells[0] = coefficients(t, sums[0]);
         };
         let apply = Some(Application { grid, inputs: [of, dy], out, second: None, mask: None });
-        Passes::backward(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan);
+        Passes::backward(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan)?;
         return Ok(gradients);
     };
     let weight = Input::new(&Tensor::strided(&weight, &x.shape, inner)?, &weights);
@@ -235,7 +235,7 @@ where
         cells[0] = GradInner(coefficients(t, sums[0]));
     };
     let apply = Some(Application { grid, inputs, out, second: None, mask: None });
-    Passes::backward_inner(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan);
+    Passes::backward_inner(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan)?;
     Ok(gradients)
 }
 
@@ -255,12 +255,11 @@ where
     let outer = &sides.along_outer[..];
     let (grid, [from, along, of]) = grid(&x.shape, &sides.inner, [&x.strides, &dy.strides, outer]);
     // x̂ = (x − mean)·rstd + low, where low is what rounding the mean loses.
-    let maps: Vec<Affine<E::Compute>> =
-        mean.iter().zip(rstd).map(|(&mean, &rstd)| Affine::new(mean, rstd, 0.0)).collect();
+    let maps = || mean.iter().zip(rstd).map(|(&mean, &rstd)| Affine::<E::Compute>::new(mean, rstd, 0.0));
     let columns = [
-        maps.iter().map(|map| map.mean).collect::<Vec<_>>(),
-        maps.iter().map(|map| map.scale).collect(),
-        maps.iter().map(|map| map.shift).collect(),
+        gathered(maps().map(|map| map.mean))?,
+        gathered(maps().map(|map| map.scale))?,
+        gathered(maps().map(|map| map.shift))?,
     ];
     let [mean, rstd, low] = columns.each_ref().map(|values| Tensor::strided(values, &x.shape, outer));
     let inputs = [
@@ -279,6 +278,6 @@ where
     let reduce = Reduction { grid, inputs, known: &unknown, activation, mask: None };
     let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
     let read = x.size() * size_of::<E>();
-    Passes::parameters(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read: 2 * read, written: 0 }));
+    Passes::parameters(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read: 2 * read, written: 0 }))?;
     Ok(gradients)
 }

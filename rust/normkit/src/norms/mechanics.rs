@@ -3,7 +3,7 @@
 use super::{ParameterGradients, plan};
 use crate::Element;
 use crate::element::Source;
-use crate::error::{Error, Result, shape_text, zeros};
+use crate::error::{Error, Result, gathered, shape_text, zeros};
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, Coefficients, Fused, GradAffine, GradFused, Scale};
 use crate::kernels::reduce::{GradSums, MomentSums};
@@ -134,7 +134,7 @@ pub(super) struct Forward<'a, T> {
 
 impl<T: Passes> Forward<'_, T> {
     /// `rule` gives the affine maps of the cells of statistic t.
-    pub(super) fn run(self, isa: Isa, rule: impl Fn(usize, Moments, &mut [Affine<T>]) + Sync) {
+    pub(super) fn run(self, isa: Isa, rule: impl Fn(usize, Moments, &mut [Affine<T>]) + Sync) -> Result<()> {
         let Forward { grid, x, mask, cells_grid, cells_x, beside, out, cells, samples } = self;
         let bytes = grid.statistics() * grid.count() * x.element_size();
         let plan = plan(&Work { grid, parts: 1, samples, read: bytes, written: bytes });
@@ -143,8 +143,7 @@ impl<T: Passes> Forward<'_, T> {
         if activation == Activation::Identity && residual.is_none() {
             let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<T>]| rule(t, m[0].moments(), cells);
             let apply = Some(Application { grid: cells_grid, inputs: [cells_x], out, second: None, mask });
-            T::forward(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan);
-            return;
+            return T::forward(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan);
         }
         let rule = |t: usize, m: &[MomentSums], cells: &mut [Fused<T>]| {
             let mut of = vec![Affine::EMPTY; cells.len()];
@@ -156,12 +155,12 @@ impl<T: Passes> Forward<'_, T> {
         match residual {
             None => {
                 let apply = Some(Application { grid: cells_grid, inputs: [cells_x], out, second: None, mask });
-                T::forward_fused(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan);
+                T::forward_fused(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan)
             }
             Some(residual) => {
                 let inputs = [cells_x, residual];
                 let apply = Some(Application { grid: cells_grid, inputs, out, second: None, mask });
-                T::forward_residual(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan);
+                T::forward_residual(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan)
             }
         }
     }
@@ -175,20 +174,19 @@ pub(super) fn affine<T: Passes>(
     out: Output<T>,
     cells: Vec<Affine<T>>,
     isa: Isa,
-) {
+) -> Result<()> {
     let bytes = grid.statistics() * grid.count() * x.element_size();
     let plan = plan(&Work { grid, parts: 1, samples: 1, read: bytes, written: bytes });
     let Beside { activation, residual, mask } = beside;
     if activation == Activation::Identity && residual.is_none() {
-        T::affine(&Application { grid, inputs: [x], out, second: None, mask }, isa, &plan, &cells);
-        return;
+        return T::affine(&Application { grid, inputs: [x], out, second: None, mask }, isa, &plan, &cells);
     }
-    let cells: Vec<_> = cells.into_iter().map(|cell| Fused { cell, activation }).collect();
+    let cells = gathered(cells.into_iter().map(|cell| Fused { cell, activation }))?;
     match residual {
         None => T::affine_fused(&Application { grid, inputs: [x], out, second: None, mask }, isa, &plan, &cells),
         Some(residual) => {
             let apply = Application { grid, inputs: [x, residual], out, second: None, mask };
-            T::affine_residual(&apply, isa, &plan, &cells);
+            T::affine_residual(&apply, isa, &plan, &cells)
         }
     }
 }
@@ -213,7 +211,7 @@ pub(super) struct Backward<'a, T> {
 
 impl<T: Passes> Backward<'_, T> {
     /// `rule` gives the coefficients of the cells of statistic t by their sums.
-    pub(super) fn run(self, isa: Isa, rule: impl Fn(usize, &[GradSums], &mut [GradAffine<T>]) + Sync) {
+    pub(super) fn run(self, isa: Isa, rule: impl Fn(usize, &[GradSums], &mut [GradAffine<T>]) + Sync) -> Result<()> {
         let Backward { grid, x, dy, beside, known, out, second, cells, samples, frozen } = self;
         let elements = grid.statistics() * grid.count();
         let read = elements * (x.element_size() + dy.element_size());
@@ -231,12 +229,11 @@ impl<T: Passes> Backward<'_, T> {
                     cells[0] = Scale(full[0].a);
                 };
                 let apply = Some(Application { grid, inputs: [dy], out, second, mask });
-                T::backward_frozen(&Pass { reduce, parts: cells, apply, cells, samples, rule: &rule }, isa, &plan);
-            } else {
-                let apply = Some(Application { grid, inputs: [x, dy], out, second, mask });
-                T::backward(&Pass { reduce, parts: cells, apply, cells, samples, rule: &rule }, isa, &plan);
+                let pass = Pass { reduce, parts: cells, apply, cells, samples, rule: &rule };
+                return T::backward_frozen(&pass, isa, &plan);
             }
-            return;
+            let apply = Some(Application { grid, inputs: [x, dy], out, second, mask });
+            return T::backward(&Pass { reduce, parts: cells, apply, cells, samples, rule: &rule }, isa, &plan);
         }
         let fused = |t: usize, sums: &[GradSums], out: &mut [GradFused<T>]| {
             let mut grads = vec![<GradAffine<T> as Coefficients<T, 2, 5>>::NONE; out.len()];
@@ -252,7 +249,7 @@ impl<T: Passes> Backward<'_, T> {
             None => {
                 let reduce = Reduction { grid, inputs: [x.clone(), dy.clone()], known, activation, mask: masked };
                 let apply = Some(Application { grid, inputs: [x, dy], out, second, mask });
-                T::backward_fused(&Pass { reduce, parts: cells, apply, cells, samples, rule: &fused }, isa, &plan);
+                T::backward_fused(&Pass { reduce, parts: cells, apply, cells, samples, rule: &fused }, isa, &plan)
             }
             Some(residual) => {
                 let reduce = Reduction {
@@ -263,7 +260,7 @@ impl<T: Passes> Backward<'_, T> {
                     mask: masked,
                 };
                 let apply = Some(Application { grid, inputs: [x, dy, residual], out, second, mask });
-                T::backward_residual(&Pass { reduce, parts: cells, apply, cells, samples, rule: &fused }, isa, &plan);
+                T::backward_residual(&Pass { reduce, parts: cells, apply, cells, samples, rule: &fused }, isa, &plan)
             }
         }
     }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::stages::{Stages, tiles};
 use super::{Piece, Room, State, columns_of, pieces};
+use crate::error::{Result, gathered};
 use crate::kernels::Pattern;
 use crate::kernels::apply::{Coefficients, apply_columns, apply_lines, apply_rows};
 use crate::kernels::reduce::Scratch;
@@ -71,12 +72,12 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         plan: &Plan,
         coefficients: &[C],
         backwards: bool,
-    ) {
+    ) -> Result<()> {
         /// Elements of a task.
         const TASK: usize = 1 << 15;
         let cut = Cut::new(&self.grid);
         let grid = &self.grid;
-        let work: Vec<_> = pieces(grid, tile_statistics(grid), 0..grid.statistics()).collect();
+        let work = gathered(pieces(grid, tile_statistics(grid), 0..grid.statistics()))?;
         let all = work.len() * cut.chunks;
         // Short chunks are taken several at a time.
         let each = (all * TASK / (self.grid.statistics() * self.grid.count()).max(1)).clamp(1, all.max(1));
@@ -107,6 +108,7 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
             },
             |_| (),
         );
+        Ok(())
     }
 }
 

@@ -21,6 +21,7 @@ use reduction::Share;
 pub use runs::Runs;
 pub use statistic::{Known, OfAffine, OfFused, OfInner, OfParameters, Statistic, SumsOf};
 
+use crate::error::{Result, gathered, zeros};
 use crate::kernels::apply::Coefficients;
 use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
@@ -62,7 +63,11 @@ type Piece = (usize, Range<usize>);
 
 /// The parts of a range of statistics that lie in one run and one tile of so many: kept position and statistics of the
 /// run.
-fn pieces(grid: &Grid, tile: usize, statistics: Range<usize>) -> impl DoubleEndedIterator<Item = Piece> + use<> {
+fn pieces(
+    grid: &Grid,
+    tile: usize,
+    statistics: Range<usize>,
+) -> impl DoubleEndedIterator<Item = Piece> + ExactSizeIterator + use<> {
     let width = if grid.lines { grid.rows } else { grid.width };
     let per_run = width.div_ceil(tile);
     let number = move |t: usize| t / width * per_run + t % width / tile;
@@ -113,9 +118,14 @@ where
     C: Coefficients<T, L, J>,
 {
     /// Carries it out.
-    fn run(&self, isa: Isa, plan: &Plan) {
+    /// # Errors
+    /// Memory does not suffice; nothing has been written then.
+    fn run(&self, isa: Isa, plan: &Plan) -> Result<()> {
         match plan.schedule {
-            Schedule::Fused { statistics } if self.can_take(statistics) => self.fused(isa, plan, statistics),
+            Schedule::Fused { statistics } if self.can_take(statistics) => {
+                self.fused(isa, plan, statistics);
+                Ok(())
+            }
             _ => self.split(isa, plan),
         }
     }
@@ -215,12 +225,13 @@ where
     }
 
     /// All threads reduce chunks, one merges, all apply.
-    fn split(&self, isa: Isa, plan: &Plan) {
+    fn split(&self, isa: Isa, plan: &Plan) -> Result<()> {
         let grid = &self.reduce.grid;
         let cut = Cut::new(grid);
         let all = grid.statistics();
-        let work: Vec<_> = pieces(grid, tile_statistics(grid), 0..all).collect();
-        let mut partial = vec![A::Total::default(); cut.chunks * all];
+        let work = gathered(pieces(grid, tile_statistics(grid), 0..all))?;
+        let mut partial = zeros::<A::Total>(cut.chunks * all)?;
+        let mut coefficients = gathered(std::iter::repeat_n(C::NONE, self.statistics() * self.cells))?;
         let shared = Disjoint::new(&mut partial);
         let task = |task: usize, state: &mut State<T, A::Total, C>| {
             let (k, w) = work[task % work.len()].clone();
@@ -240,13 +251,13 @@ where
                 *total = A::merge(*total, part);
             }
         }
-        let mut coefficients = vec![C::NONE; self.statistics() * self.cells];
         for t in 0..self.statistics() {
             let cells = &mut coefficients[t * self.cells..(t + 1) * self.cells];
             (self.rule)(t, &totals[t * self.parts..(t + 1) * self.parts], cells);
         }
         if let Some(apply) = &self.apply {
-            apply.run(isa, plan, &coefficients, true);
+            apply.run(isa, plan, &coefficients, true)?;
         }
+        Ok(())
     }
 }
