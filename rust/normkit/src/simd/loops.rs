@@ -285,8 +285,8 @@ fn inlined<V>(f: impl Fn(usize, usize) -> V) -> impl Fn(usize, usize) -> V {
 }
 
 /// `out = f(tiles, along)`, element by element; `along[j]` are parameters of the columns. `stream` stores past the
-/// caches. An input may be the output's memory. `HEAVY`: `f` is long or runs are short, so that one copy of its
-/// code is enough.
+/// caches. An input may be the output's memory. `HEAVY`: `f` is long, so that one copy of its code is
+/// enough.
 #[inline(always)]
 pub(crate) fn map<T: Real, S: Simd<T>, const K: usize, const J: usize, const HEAVY: bool>(
     s: S,
