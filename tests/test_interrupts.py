@@ -1,5 +1,6 @@
 """Ctrl-C and memory that is not there: a call is carried out or refused as a whole, and the process lives on."""
 
+import re
 import sys
 
 import pytest
@@ -80,12 +81,28 @@ x, p = np.ones((4, C), np.float32), np.ones(C, np.float32)
 x[0] = 0
 running = np.zeros(C, np.float32), np.ones(C, np.float32)
 cached = nk.batch_norm(x, p, p)[1]
+frozen = nk.batch_norm(x, p, p, *running, training=False)[1]
+renormed = nk.batch_renorm(x, np.zeros(C), np.ones(C), p, p)[1]
+layered, grouped = nk.layer_norm(x, p, p)[1], nk.group_norm(x, 2, p, p)[1]
 calls = {
     "batch_norm": lambda: nk.batch_norm(x, p, p, *running),
     "batch_norm_backward": lambda: nk.batch_norm_backward(x, cached),
     "batch_renorm": lambda: nk.batch_renorm(x, *running, p, p),
     "moments": lambda: nk.moments(x, 0),
     "instance_norm": lambda: nk.instance_norm(x[:, :, None].repeat(2, 2), p, p),
+    "frozen": lambda: nk.batch_norm(x, p, p, *running, training=False),
+    "frozen_backward": lambda: nk.batch_norm_backward(x, frozen),
+    "batch_norm_inference": lambda: nk.batch_norm_inference(x, *running, p, p, activation="relu"),
+    "batch_renorm_backward": lambda: nk.batch_renorm_backward(x, renormed),
+    "layer_norm": lambda: nk.layer_norm(x, p, p),
+    "rms_norm": lambda: nk.rms_norm(x, p),
+    "layer_norm_backward": lambda: nk.layer_norm_backward(x, layered),
+    "group_norm_backward": lambda: nk.group_norm_backward(x, grouped),
+    "adaptive": lambda: nk.adaptive_instance_norm(x[:, :, None].repeat(2, 2), x[:, :, None].repeat(2, 2)),
+    "fold_conv_bn": lambda: nk.fold_conv_bn(p[:, None], None, *running, p, p, eps=1e-5),
+    "weight_norm": lambda: nk.weight_norm(x.T, p),
+    "scaled_weight_standardization": lambda: nk.scaled_weight_standardization(x.T, p),
+    "spectral_norm": lambda: nk.spectral_norm(x, np.ones(4), p),
 }
 call = calls[NAME]
 call()
@@ -109,7 +126,7 @@ print("refused, then done" if refused and done else (refused, done))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is Linux's")
-@pytest.mark.parametrize("name", ["batch_norm", "batch_norm_backward", "batch_renorm", "moments", "instance_norm"])
+@pytest.mark.parametrize("name", re.findall(r'^    "(\w+)": lambda', LIMITED, re.MULTILINE))
 def test_memory_that_is_not_there(name):
     assert output("-c", f"NAME = {name!r}" + LIMITED, timeout=120) == "refused, then done\n"
 
