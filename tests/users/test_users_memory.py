@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from dataclasses import replace
 
 import numpy as np
 import page
@@ -76,7 +77,10 @@ nk.batch_norm_backward(np.ones((256, 64, 30)), nk.batch_norm(np.ones((256, 64, 3
 @LINUX
 @pytest.mark.parametrize("layout", ["channels_last", "samples_and_channels", "sliced", "reversed", "fortran"])
 def test_row_20_no_layout_is_transposed_first(layout):
-    """A layout without a kernel of its own would be copied to one that has: 16 MB more. The time: the benches."""
+    """A layout without a kernel of its own would be copied to one that has: 16 MB more. The time: the benches.
+
+    Mean, var and rstd of layer norm over the first axis have 2^18 float64 each: 6 MB; 2 MB are for threads and code.
+    """
     program = f"""{PEAK}
 shape = (65536, 64) if "{layout}" == "samples_and_channels" else (16, 64, 64, 64)
 def new(value):
@@ -96,7 +100,7 @@ if len(shape) > 2:
     nk.rms_norm_backward(y, nk.rms_norm(x, axis=1, out=y)[1], out=dx)
 print(peak() - before)
 """
-    assert int(output("-c", program, NORMKIT_NUM_THREADS="2")) < 6_000
+    assert int(output("-c", program, NORMKIT_NUM_THREADS="2")) < 8_192
 
 
 def test_row_31_what_fuses_is_measured_beside_one_by_one():
@@ -153,5 +157,7 @@ def test_row_31_fused_is_what_one_by_one_gives(name, activation):
     slope = np.where(y > 0, 1, np.float32(0.1 * (activation == "leaky_relu"))).astype(np.float32)
     one_by_one = getattr(nk, f"{row.function}_backward")(slope * i.dy, plain_cache)
     assert (found.dresidual == slope * i.dy).all()
-    for a, b in zip(found[:3], one_by_one, strict=True):
-        checks.assert_within(a, b, 2 * eps * np.abs(b), "gradient")
+    # Each is as near to the truth as the oracle's tolerance says; their sums may be taken in another order.
+    _, near = checks.expected_gradients(row.oracle(i), replace(i, dy=slope * i.dy))
+    for name, a, b in zip(one_by_one._fields, found[:3], one_by_one, strict=True):
+        checks.assert_within(a.reshape(near[name].shape), b.reshape(near[name].shape), 2 * near[name], name)

@@ -377,6 +377,8 @@ pub(crate) fn spectral_norm<'py>(
         if left == 0 {
             break of;
         }
+        // Small parts keep the interpreter's lock: others have a turn here.
+        py.detach(|| ());
         py.check_signals()?;
         so_far = Some(of);
     };
