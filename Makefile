@@ -8,8 +8,8 @@ export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 SOURCES := Cargo.toml Cargo.lock pyproject.toml .cargo/config.toml $(shell find rust python -type f -not -path '*/__pycache__/*')
 
 .PHONY: demo demo-mpi demo-dask demo-precise experiment-ranges experiment-momentum experiment-batch-size \
-        experiment-beyond test lint format bench wheel clean differential fuzz sanitize sanitize-address \
-        sanitize-thread valgrind
+        experiment-beyond test test-bits test-huge lint format bench accuracy differential fuzz sanitize \
+        sanitize-address sanitize-thread valgrind dist wheel check-wheel check-old-cpu deny licences docs clean
 .DEFAULT_GOAL := test
 
 $(BIN)/python:
@@ -57,6 +57,14 @@ test: $(VENV)/.installed-dev
 	cargo test --workspace
 	$(BIN)/python -m pytest $(ARGS)
 
+# The same bits: the whole product of norms, layouts, dtypes, shapes, threads and instruction sets. Half an hour.
+test-bits: $(VENV)/.installed-dev
+	$(BIN)/python tests/bits_whole.py $(ARGS)
+
+# Arrays of more than 2**31 elements on sparse files: 9 GB of disk (pytest's temporary folder), some minutes.
+test-huge: $(VENV)/.installed-dev
+	NORMKIT_HUGE=1 $(BIN)/python -m pytest tests/test_huge.py $(ARGS)
+
 # Format, lints, types, and the README's tables; warnings are errors.
 lint: $(VENV)/.installed-dev
 	cargo fmt --all --check
@@ -68,6 +76,8 @@ lint: $(VENV)/.installed-dev
 	cd / && $(CURDIR)/$(BIN)/python -m mypy.stubtest normkit
 	$(BIN)/python benches/peers/table.py --check
 	$(BIN)/python benches/peers/norms.py --check
+	$(BIN)/python benches/peers/accuracy.py --check
+	$(BIN)/python tests/users/page.py --check
 	$(BIN)/python docs/unsafe_table.py --check
 
 format: $(VENV)/.installed-dev
@@ -118,9 +128,64 @@ valgrind:
 		cargo test -p normkit-fuzz --test corpus -- --test-threads=1 $(ARGS) || exit 1; \
 	done
 
-# An abi3 wheel in dist/.
-wheel: $(BIN)/python
-	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+# The largest error of every norm by distribution, beside peers: a record, docs/accuracy.md and its picture.
+accuracy: $(VENV)/.installed-bench
+	$(BIN)/python benches/peers/accuracy.py $(ARGS)
+
+# What builds and checks wheels, beside the package and without it.
+$(VENV)/.tools-wheel: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --group wheel
+	@touch $@
+
+dist/.sdist: $(SOURCES) README.md LICENSE THIRD-PARTY-LICENSES.txt | $(VENV)/.tools-wheel
+	rm -f dist/*.tar.gz
+	$(BIN)/maturin sdist --out dist
+	@touch $@
+
+dist/.wheel: dist/.sdist tools/build_wheel.py
+	rm -f dist/*.whl
+	$(BIN)/python tools/build_wheel.py dist/normkit-*.tar.gz dist
+	@touch $@
+
+# The source distribution in dist/.
+dist: dist/.sdist
+
+# A manylinux abi3 wheel in dist/, built from the source distribution in a fresh environment elsewhere.
+wheel: dist/.wheel
+
+# Contents, licences, auditwheel, abi3audit, and the smoke test by every Python here, with the oldest and newest NumPy.
+check-wheel: dist/.wheel
+	$(BIN)/python tools/check_wheel.py dist/normkit-*.whl $(ARGS)
+
+# The same wheel on emulated CPUs, without AVX and without AVX-512. Needs qemu-x86_64 (Debian: qemu-user).
+check-old-cpu: dist/.wheel
+	$(BIN)/python tools/check_old_cpu.py dist/normkit-*.whl
+
+$(BIN)/cargo-deny: | $(BIN)/python
+	cargo install --locked --root $(VENV) cargo-deny
+
+$(BIN)/cargo-about: | $(BIN)/python
+	cargo install --locked --root $(VENV) --features cli cargo-about
+
+# Licences, duplicates and sources of all dependencies, then advisories. Their database comes from GitHub, or from a
+# clone of it: make deny ADVISORY_DB=DIR.
+ADVISORIES := https://github.com/RustSec/advisory-db
+deny: export GIT_CONFIG_COUNT = $(if $(ADVISORY_DB),1)
+deny: export GIT_CONFIG_KEY_0 = url.file://$(abspath $(ADVISORY_DB)).insteadOf
+deny: export GIT_CONFIG_VALUE_0 = $(ADVISORIES)
+deny: $(BIN)/cargo-deny
+	$(BIN)/cargo-deny --locked check licenses bans sources
+	$(BIN)/cargo-deny --locked check advisories
+
+# The licences of the crates in the wheel; to be committed. A test says when it is due.
+licences: $(BIN)/cargo-about
+	$(BIN)/cargo-about generate --offline --locked --fail --config tools/about.toml \
+	  --manifest-path rust/normkit-python/Cargo.toml --output-file THIRD-PARTY-LICENSES.txt tools/about.hbs
+
+# The documentation in out/docs/; warnings are errors.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --jobs auto --quiet docs out/docs $(ARGS)
+	@echo out/docs/index.html
 
 clean:
 	rm -rf $(VENV) target dist out

@@ -1,54 +1,27 @@
-"""Hashes of everything the library computes, for comparing threads, instruction sets and runs.
+"""Hashes of everything the library computes, for comparing threads, instruction sets, runs and processes.
 
-`python bits.py` prints {case: hash} as JSON.
+python bits.py --threads 1,2,7     prints {threads: {case: hash}} as JSON; with one thread all cases, else those that
+                                   are large enough to be cut for threads
+python bits.py --whole             the whole product of norms, layouts, dtypes and shapes, in parts: see `product`
+python bits.py --fork              of some cases, before a fork, in the child and in the parent meanwhile
 """
 
+import argparse
 import json
+import os
+import sys
+import warnings
 import zlib
 
 import numpy as np
 
+import bits_rest
 import checks
 import normkit as nk
-from cases import (
-    ALL_DTYPES,
-    BY_NAME,
-    DTYPES,
-    HALVES,
-    LARGE_SHAPES,
-    LAYOUTS,
-    SHAPES,
-    Case,
-    all_of,
-    covered,
-    rotated,
-    thin,
-    values,
-)
+from bits_cases import cut_cases, product, small_cases
+from cases import BY_NAME, Case
 
-# Every shape in two layouts, every layout in three shapes, and what is large enough to be cut for the threads.
-TWO = ("c_order", "channels_last")
-SOME = ((33, 17, 7, 7), (2, 3, 257), (256, 128))
-LARGE = ((4, *LARGE_SHAPES[0][1:]), *LARGE_SHAPES[1:])
-# The other norms: just large enough for several tasks in every dtype, short and long rows, columns, one channel.
-CUT = ((8, 64, 33, 33), (40, 130, 9, 9), (3001, 128), (2, 3, 70_001), (1, 1, 300_001))
-
-
-def all_cases(large_only=False):
-    full, others, fused = covered("full"), covered("rotated"), covered("thin")
-    if not large_only:
-        yield from all_of(full, SHAPES, TWO, DTYPES)
-        yield from all_of(full, SOME, tuple(LAYOUTS), DTYPES)
-        small = [shape for shape in SHAPES if np.prod(shape) < 200_000]
-        yield from rotated(others, small, DTYPES[:1])
-        yield from thin((*full, *others, *fused), small, start=1)
-    yield from all_of(full, LARGE, TWO, DTYPES)
-    yield from rotated(full, CUT[:2], HALVES)
-    for s, shape in enumerate(CUT):
-        for d, dtype in enumerate(ALL_DTYPES):
-            for k, row in enumerate((*others, *fused)):  # each meets two of the shapes, float32 or float64 and a half
-                if (k + 2 * (d // 2)) % len(CUT) == s and (k // len(CUT) - d) % 2 == 0:
-                    yield from rotated((row,), (shape,), (dtype,), start=k + d)
+SOME = 7  # of every so many cases one, after a fork
 
 
 def digest(*arrays):
@@ -71,31 +44,68 @@ def of_case(case: Case):
     return digest(y, *statistics, *row.backward(i.dy, cache), *running.values())
 
 
-def of_the_rest():
-    """What the table has no rows for."""
-    for dtype in DTYPES:
-        i = values((64, 32, 3, 3), dtype)
-        yield f"fold-{dtype}", digest(*nk.fold_conv_bn(
-            i.x, None, *(np.resize(p, 64) for p in (i.running_mean, i.running_var, i.weight, i.bias)), eps=1e-5
-        ))  # fmt: skip
-        for shape in ((300, 5000), (500_001, 2), (3, 400_000)):
-            x = values(shape, dtype).x
-            for axis in (0, 1, (0, 1)):
-                m = nk.moments(x, axis)
-                yield f"moments-{shape}-{axis}-{dtype}", digest(m.mean, m.m2, m.var(1))
-        y = nk.batch_norm_inference(i.x, i.running_mean, i.running_var, i.weight, i.bias)
-        yield f"inference-{dtype}", digest(y)
-    i = values((64, 64, 17, 17), DTYPES[0])
-    for dtype in ALL_DTYPES:
-        for activation in (None, "relu", "leaky_relu", "silu"):
-            how = {"activation": activation, "residual": i.dy.astype(dtype)}
-            y = nk.batch_norm_inference(i.x.astype(dtype), i.running_mean, i.running_var, i.weight, i.bias, **how)
-            yield f"inference-{activation}-residual-{dtype}", digest(y)
+def hashes(cut_only=False):
+    """Everything that is compared by default."""
+    cases = [*cut_cases()] if cut_only else [*small_cases(), *cut_cases()]
+    return of_cases(cases) | {name: digest(*arrays) for name, arrays in bits_rest.results()}
 
 
-def hashes(large_only=False):
-    return {str(case): of_case(case) for case in all_cases(large_only)} | dict(of_the_rest())
+def of_cases(cases):
+    return {str(case): of_case(case) for case in cases}
+
+
+def some():
+    return of_cases([*cut_cases()][::SOME])
+
+
+def forked():
+    """[before, of the child, of the parent meanwhile]"""
+    nk.set_num_threads(2)
+    before = some()
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks of threaded processes
+        child = os.fork()
+    if child == 0:
+        try:
+            nk.set_num_threads(3)
+            with os.fdopen(writer, "w") as pipe:
+                json.dump(some(), pipe)
+        finally:
+            os._exit(0)
+    os.close(writer)
+    parent = some()
+    with os.fdopen(reader) as pipe:
+        found = json.load(pipe)
+    assert os.waitpid(child, 0)[1] == 0
+    return [before, found, parent]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", default="1", help="numbers of threads, with commas between")
+    parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--skip", type=int, default=0, help="parts of the whole product to leave out")
+    parser.add_argument("--fork", action="store_true")
+    args = parser.parse_args()
+    if args.fork:
+        json.dump(forked(), sys.stdout)
+        return
+    threads = [int(n) for n in args.threads.split(",")]
+    if args.whole:  # a line for each part, so that who waits sees something
+        for name, part in [*product()][args.skip :]:
+            found = {}
+            for n in threads:
+                nk.set_num_threads(n)
+                found[n] = of_cases(part)
+            print(json.dumps([name, found]), flush=True)
+        return
+    found = {}
+    for n in threads:
+        nk.set_num_threads(n)
+        found[n] = hashes(cut_only=n > 1)
+    json.dump(found, sys.stdout)
 
 
 if __name__ == "__main__":
-    print(json.dumps(hashes()))
+    main()

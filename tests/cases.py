@@ -254,6 +254,11 @@ NORMS = (
 BY_NAME = {row.name: row for row in NORMS}
 
 
+def prepared(name, shape, dtype=np.float32, **kw):
+    """What a norm is called with, in C order, channels on axis 1."""
+    return BY_NAME[name].prepare(values(shape, np.dtype(dtype), **kw))
+
+
 # --- cases -----------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+import normkit as nk
 import reference
 import tolerance
 from data import Inputs
@@ -38,6 +39,11 @@ def positive(y, result, dtype):
     return np.where(close, np.asarray(y > 0), result.z > 0)
 
 
+def within_contract(y, expected):
+    """|Δy| <= 1e-6·max(1, |y|), without parameters."""
+    assert_within(y, expected, 1e-6 * np.maximum(1, np.abs(expected)), "y")
+
+
 OWNERS = {
     "dx": "x", "dweight": "weight", "dbias": "bias", "dresidual": "residual", "dcontent": "x", "dstyle": "style",
 }  # fmt: skip
@@ -64,6 +70,25 @@ def gradients(found, result, inputs, y, expected=None):
             assert gradient.shape == owner.shape
             assert native(gradient.dtype) == native(owner.dtype)
             assert_within(gradient.reshape(within[name].shape), getattr(expected, name), within[name], name)
+
+
+def moments(x, axis, dtype):
+    found = nk.moments(x, axis)
+    mean, m2 = reference.moments(x, axis)
+    count = x.size // max(1, mean.size)
+    assert type(found.count) is int
+    assert found.count == count
+    assert found.mean.dtype == found.m2.dtype == np.float64
+    var = m2 / count
+    sigma = np.sqrt(var)
+    dtype = tolerance.compute(dtype)
+    n, eps = tolerance.STATISTIC[dtype.itemsize], tolerance.eps_of(dtype)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        beyond = np.where(sigma > 0, np.maximum(1, np.abs(mean) / sigma / 1e6), 1)
+    # eps·|v| is at least half an ulp and at most one: 4 eps is never more than 8 ulp, and ulp() is what is promised.
+    assert_within(found.mean, mean, n * tolerance.ulp(np.maximum(np.abs(mean), sigma), dtype), "mean")
+    assert_within(found.m2, m2, n * eps * m2 * beyond, "m2")
+    assert_within(found.var(), var, n * eps * var * beyond + 2 * tolerance.tiny(np.float64), "var")
 
 
 def same_bits(a, b):

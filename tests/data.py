@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass, replace
 
-import ml_dtypes
 import numpy as np
 
+from half_types import HALVES
 from layouts import LAYOUTS
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-HALVES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 ALL_DTYPES = DTYPES + HALVES
 
 

@@ -9,12 +9,18 @@ HERE = Path(__file__).parent
 SETTINGS = ("NORMKIT_ISA", "NORMKIT_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
+def environment(**settings):
+    """This one's without settings of normkit but `settings`.
+
+    Unbuffered, Python loses the rest of a long write to a pipe that a stop signal interrupts.
+    """
+    return {k: v for k, v in os.environ.items() if k not in (*SETTINGS, "PYTHONUNBUFFERED")} | settings
+
+
 def python(*arguments, timeout=120, **settings):
     """Run `python *arguments` in tests/; none of normkit's settings but `settings`. A hang is a failure."""
-    environment = {k: v for k, v in os.environ.items() if k not in SETTINGS} | settings
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=HERE, env=environment, capture_output=True, text=True, timeout=timeout
-    )
+    how = {"cwd": HERE, "env": environment(**settings), "capture_output": True, "text": True, "timeout": timeout}
+    return subprocess.run([sys.executable, *arguments], **how)
 
 
 def output(*arguments, **settings):

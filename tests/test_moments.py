@@ -13,25 +13,7 @@ import normkit as nk
 import reference
 import tolerance
 from cases import ALL_DTYPES, LAYOUTS, SHAPES, values
-
-
-def check(x, axis, dtype):
-    found = nk.moments(x, axis)
-    mean, m2 = reference.moments(x, axis)
-    count = x.size // max(1, mean.size)
-    assert type(found.count) is int
-    assert found.count == count
-    assert found.mean.dtype == found.m2.dtype == np.float64
-    var = m2 / count
-    sigma = np.sqrt(var)
-    dtype = tolerance.compute(dtype)
-    n, eps = tolerance.STATISTIC[dtype.itemsize], tolerance.eps_of(dtype)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        beyond = np.where(sigma > 0, np.maximum(1, np.abs(mean) / sigma / 1e6), 1)
-    # eps·|v| is at least half an ulp and at most one: 4 eps is never more than 8 ulp, and ulp() is what is promised.
-    tolerance.assert_within(found.mean, mean, n * tolerance.ulp(np.maximum(np.abs(mean), sigma), dtype), "mean")
-    tolerance.assert_within(found.m2, m2, n * eps * m2 * beyond, "m2")
-    tolerance.assert_within(found.var(), var, n * eps * var * beyond + 2 * tolerance.tiny(np.float64), "var")
+from checks import moments as check
 
 
 @pytest.mark.parametrize("dtype", ALL_DTYPES, ids=str)

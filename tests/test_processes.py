@@ -180,3 +180,113 @@ def test_the_gil_is_released():
     finally:
         sys.setswitchinterval(interval)
     pytest.fail("no other Python thread ran during 20 calls")
+
+
+# --- other ways to get a process, and what an import does ---
+
+BUSY_FORK = """
+import os, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+nk.set_num_threads(2)
+expected, stop = call(), threading.Event()
+def work():
+    while not stop.is_set():
+        call()
+worker = threading.Thread(target=work)
+worker.start()
+for _ in range(5):
+    child = os.fork()  # most of the time the other thread is inside a call
+    if child == 0:
+        os._exit(0 if call() == expected else 1)
+    assert os.waitpid(child, 0)[1] == 0
+stop.set()
+worker.join()
+assert call() == expected
+print("ok")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_while_another_thread_is_inside_a_call():
+    assert output("-c", CALL + BUSY_FORK, timeout=120).split() == ["ok"]
+
+
+POOLS = """
+import multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor
+if __name__ == "__main__":
+    expected = call()
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(sys.argv[1])) as pool:
+        assert list(pool.map(call, range(4))) == [expected] * 4
+    print("ok")
+"""
+
+
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_pools_that_do_not_fork(start, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(f"import sys; sys.path.insert(0, {os.getcwd()!r} + '/tests')\n" + CALL + POOLS)
+    environment = {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])}
+    assert output(str(program), start, timeout=120, **environment).split() == ["ok"]
+
+
+IMPORT = """
+import os, sys
+import numpy
+before = len(os.listdir("/proc/self/task")), set(sys.modules)
+import normkit
+threads, modules = len(os.listdir("/proc/self/task")), set(sys.modules) - before[1]
+foreign = {m.split(".")[0] for m in modules} - set(sys.stdlib_module_names) - {"normkit", "numpy"}
+print(threads - before[0], sorted(foreign))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_an_import_starts_no_thread_and_needs_only_numpy():
+    assert output("-c", IMPORT) == "0 []\n"
+
+
+def test_an_import_in_a_thread():
+    program = (
+        "import threading\nt = threading.Thread(target=lambda: exec(code))\nt.start(); t.join(); call(); print('ok')"
+    )
+    assert output("-c", f"code = {CALL!r}\n" + "exec(code)\n" + program, timeout=60) == "ok\n"
+
+
+FLOATING_POINT_MODE = """
+import ctypes
+import numpy as np
+fegetenv = ctypes.CDLL("libm.so.6").fegetenv
+def mxcsr():
+    environment = (ctypes.c_uint32 * 8)()  # x87's state, then MXCSR; the low six bits are flags of past operations
+    fegetenv(environment)
+    return environment[7] & ~0x3F
+before = mxcsr()
+import normkit as nk
+x = np.full((64, 64, 28, 28), 5e-324)
+y, cache = nk.batch_norm(x + np.random.default_rng(0).standard_normal(x.shape))
+nk.batch_norm_backward(x, cache)
+assert mxcsr() == before
+assert nk.moments(x, None).mean == 5e-324  # no subnormal was flushed to zero
+print("ok")
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="MXCSR is x86's")
+def test_row_26_the_floating_point_mode_is_as_before():
+    assert output("-c", FLOATING_POINT_MODE, timeout=60) == "ok\n"
+
+
+SUBINTERPRETER = """
+import normkit, _xxsubinterpreters as interpreters
+other = interpreters.create()
+try:
+    interpreters.run_string(other, "import normkit; print(normkit.get_num_threads() >= 1)")
+except interpreters.RunFailedError as error:
+    print("refused" if "ImportError" in str(error) else error)
+"""
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="the module has another name there")
+def test_a_subinterpreter_is_refused_or_works():
+    assert output("-c", SUBINTERPRETER, timeout=60) in ("refused\n", "True\n")

@@ -1,11 +1,5 @@
-"""Weight norm, spectral norm and scaled weight standardization.
+"""Weight norm, spectral norm and scaled weight standardization."""
 
-Tolerances: everything before the one rounding is in float64. There a sum takes at most 16 + 16 + 4 additions in a
-block and 64 chunks, and a few roundings follow: 128 float64 eps of the sum of magnitudes of its terms. Then half an ulp
-of the output's dtype, and half of the smallest subnormal.
-"""
-
-import hashlib
 import re
 
 import numpy as np
@@ -16,14 +10,11 @@ from hypothesis import strategies as st
 import checks
 import normkit as nk
 import reference_weights as oracle
-from cases import DTYPES, LAYOUTS
-from subprocesses import output
-from test_bits import NEEDS, machine_isas
+from cases import DTYPES, HALVES, LAYOUTS
+from checks_weights import check_standardization, check_weight_norm, run_all, scales, values, vectors
 from test_gradients import numerical
-from tolerance import assert_within
 
 F32, F64 = np.float32, np.float64
-WIDE = 128 * np.finfo(F64).eps
 # Linear, convolutions (also depthwise and transposed), long rows, many rows.
 SHAPES = ((5, 7), (1, 1), (6, 4, 3, 3), (4, 1, 3), (33, 17, 2, 3), (3, 5003), (700, 3), (8, 2, 2, 3, 2))
 # Those that keep the axes where they are.
@@ -31,124 +22,7 @@ PLACES = tuple(name for name in LAYOUTS if name not in ("channels_last", "channe
 FUNCTIONS = ("weight_norm", "spectral_norm", "scaled_weight_standardization")
 
 
-try:
-    import ml_dtypes
-except ImportError:
-    ml_dtypes = None
-HALVES = (np.dtype(np.float16), *((np.dtype(ml_dtypes.bfloat16),) if ml_dtypes else ()))
-
-
-def finfo(dtype):
-    return np.finfo(dtype) if dtype.kind == "f" else ml_dtypes.finfo(dtype)
-
-
-def rounded(expected, dtype, size=None):
-    """Half an ulp of `expected`, and WIDE of the magnitudes of its terms."""
-    info = finfo(np.dtype(dtype))
-    _, exponent = np.frexp(np.abs(expected))
-    ulp = np.maximum(np.ldexp(float(info.eps), exponent - 1), float(info.smallest_subnormal))
-    return ulp / 2 + WIDE * (np.abs(expected) if size is None else size)
-
-
-def values(shape, dtype=F64, seed=0, mean=0.3):
-    rng = np.random.default_rng([seed, *shape])
-    weight, dw = rng.standard_normal((2, *shape))
-    return (weight + mean).astype(dtype), dw.astype(dtype)
-
-
-def vectors(shape, dim, dtype=F64):
-    rng = np.random.default_rng([1, *shape])
-    rows = shape[dim]
-    u, v = rng.uniform(0.5, 1.5, rows), rng.uniform(0.5, 1.5, int(np.prod(shape)) // rows)
-    return (u / np.linalg.norm(u)).astype(dtype), (v / np.linalg.norm(v)).astype(dtype)
-
-
-def scales(shape, dim, dtype=F64):
-    """g or gain: one number for each position, of either sign."""
-    n = 1 if dim is None else shape[dim]
-    return np.random.default_rng([2, n]).uniform(0.5, 2, n).astype(dtype) * np.resize([1, -1, 1], n).astype(dtype)
-
-
 # --- against the oracle ----------------------------------------------------------------------------------------------
-
-
-def check_weight_norm(v, dw, g, dim):
-    w, cache = nk.weight_norm(v, g, dim=dim)
-    expected, norm = oracle.weight_norm(v, g, dim)
-    dtype = v.dtype.newbyteorder("=")
-    assert w.dtype == dtype
-    assert cache.norm.dtype == F64
-    assert_within(cache.norm, norm.ravel(), WIDE * norm.ravel(), "norm")
-    assert_within(w, expected, rounded(expected, dtype), "w")
-    dv, dg = found = nk.weight_norm_backward(dw, cache)
-    assert found._fields == ("dv", "dg")
-    expected_dv, expected_dg, terms, size = oracle.weight_norm_backward(dw, v, g, dim)
-    assert (dv.dtype, dg.dtype, dg.shape) == (dtype, g.dtype, g.shape)
-    assert_within(dv, expected_dv, rounded(expected_dv, dtype, size), "dv")
-    assert_within(dg.ravel(), expected_dg.ravel(), rounded(expected_dg, g.dtype, terms).ravel(), "dg")
-    return w, dv
-
-
-def check_spectral_norm(weight, dw, dim, n=2):
-    u, v = vectors(weight.shape, dim)
-    w, cache = nk.spectral_norm(weight, u, v, n_power_iterations=n, dim=dim)
-    expected, eu, ev, sigma = oracle.spectral_norm(weight, u, v, n, 1e-12, dim)
-    dtype = weight.dtype.newbyteorder("=")
-    # A product's error is WIDE of the Frobenius norm, and sigma, the norm of each, not much less than that here.
-    frobenius = np.sqrt(np.square(oracle.wide(weight)).sum())
-    growth = (2 * n + 1) * (frobenius / sigma) ** (2 * n + 1)
-    assert growth < 1e5
-    assert type(cache.sigma) is float
-    assert abs(cache.sigma - sigma) <= WIDE * growth * sigma
-    for found, expected_vector in ((cache.u, eu), (cache.v, ev)):
-        assert found.dtype == F64
-        assert_within(found, expected_vector, WIDE * growth, "u, v")
-    assert w.dtype == dtype
-    assert_within(w, expected, rounded(expected, dtype, growth * np.abs(expected)), "w")
-    dweight = nk.spectral_norm_backward(dw, cache)
-    assert isinstance(dweight, np.ndarray)
-    assert dweight.dtype == dtype
-    expected, size = oracle.spectral_norm_backward(dw, weight, cache.u, cache.v, cache.sigma, dim)
-    assert_within(dweight, expected, rounded(expected, dtype, size), "dweight")
-    return w, dweight
-
-
-def check_standardization(weight, dw, gain, eps=1e-4):
-    w, cache = nk.scaled_weight_standardization(weight, gain, eps=eps)
-    expected, mean, rstd = oracle.standardization(weight, gain, eps)
-    dtype = weight.dtype.newbyteorder("=")
-    # The mean is held in float64, and x - mean loses an eps of |mean|.
-    held = WIDE * (1 + np.abs(mean) * rstd)
-    assert cache.mean.dtype == cache.rstd.dtype == F64
-    assert_within(cache.mean, mean.ravel(), (held / rstd).ravel(), "mean")
-    assert_within(cache.rstd, rstd.ravel(), (held * rstd).ravel(), "rstd")
-    size = 1 if gain is None else np.abs(gain).reshape(mean.shape)
-    assert w.dtype == dtype
-    assert_within(w, expected, rounded(expected, dtype, held / WIDE * (size + np.abs(expected))), "w")
-    dweight, dgain = found = nk.scaled_weight_standardization_backward(dw, cache)
-    assert found._fields == ("dweight", "dgain")
-    expected, expected_gain, size, terms = oracle.standardization_backward(dw, weight, gain, eps)
-    assert dweight.dtype == dtype
-    assert_within(dweight, expected, rounded(expected, dtype, held / WIDE * size), "dweight")
-    if gain is None:
-        assert dgain is None
-    else:
-        assert (dgain.dtype, dgain.shape) == (gain.dtype, gain.shape)
-        within = rounded(expected_gain, gain.dtype, held / WIDE * terms)
-        assert_within(dgain.ravel(), expected_gain.ravel(), within.ravel(), "dgain")
-    return w, dweight
-
-
-def run_all(weight, dw):
-    """Every function with every dim; what was written."""
-    dtype = weight.dtype.newbyteorder("=")
-    for dim in (*range(weight.ndim), None):
-        yield check_weight_norm(weight, dw, scales(weight.shape, dim, dtype), dim)
-    for dim in range(weight.ndim):
-        if weight.strides[dim] or weight.shape[dim] == 1:
-            yield check_spectral_norm(weight, dw, dim)
-    yield check_standardization(weight, dw, None)
-    yield check_standardization(weight, dw, scales(weight.shape, 0, dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -563,53 +437,6 @@ def test_out_may_not_overlap(function):
     with pytest.raises(ValueError, match=rf"^{function}_backward: `out` must be dw itself or not overlap it"):
         call(buffer[:60].reshape(SHAPE), cache, out=buffer[15:].reshape(SHAPE))
     assert checks.same_bits(buffer, before)
-
-
-# --- the same bits ---------------------------------------------------------------------------------------------------
-
-
-def digest(*arrays):
-    h = hashlib.sha256()
-    for a in arrays:
-        h.update(checks.canonical(a))
-    return h.hexdigest()
-
-
-def bits():
-    """Everything, on weights small and large enough for several tasks and chunks."""
-    found = {}
-    for shape in ((6, 4, 3, 3), (64, 300, 3, 3), (2, 150_001), (150_001, 2)):
-        for dtype in (F32, F64):
-            weight, dw = values(shape, dtype)
-            results = []
-            for dim in (0, 1):
-                w, cache = nk.weight_norm(weight, scales(shape, dim), dim=dim)
-                results += [w, cache.norm, *nk.weight_norm_backward(dw, cache)]
-                w, cache = nk.spectral_norm(weight, *vectors(shape, dim), dim=dim)
-                results += [w, cache.u, cache.v, np.array(cache.sigma), nk.spectral_norm_backward(dw, cache)]
-            w, cache = nk.scaled_weight_standardization(weight, scales(shape, 0))
-            results += [w, cache.mean, cache.rstd, *nk.scaled_weight_standardization_backward(dw, cache)]
-            found[f"{shape}-{np.dtype(dtype)}"] = digest(*results)
-    return found
-
-
-@pytest.fixture(scope="module")
-def expected_bits():
-    with nk.num_threads(1):
-        return bits()
-
-
-@pytest.mark.parametrize("threads", [2, 3, 7])
-def test_the_same_bits_for_any_threads(expected_bits, threads):
-    with nk.num_threads(threads):
-        assert bits() == expected_bits
-
-
-@pytest.mark.parametrize("isa", sorted(machine_isas()))
-def test_the_same_bits_on_any_instruction_set(expected_bits, isa):
-    assert isa in NEEDS
-    found = output("-c", "import test_weights; print(test_weights.bits())", NORMKIT_ISA=isa, NORMKIT_NUM_THREADS="2")
-    assert found.strip() == str(expected_bits)
 
 
 # --- PyTorch ---------------------------------------------------------------------------------------------------------

@@ -46,10 +46,10 @@ allows.
 All of them plus a few of the smallest subnormal numbers, which is what underflow costs.
 """
 
-import ml_dtypes
 import numpy as np
 
 import reference
+from half_types import finfo
 
 SUM = {4: 24, 8: 128}  # float itemsize -> errors of a sum in eps, see above
 APPLY = 8
@@ -63,11 +63,11 @@ STORED = 4  # the mean of given statistics, their root, its inverse: roundings i
 
 
 def eps_of(dtype):
-    return float(ml_dtypes.finfo(dtype).eps)
+    return float(finfo(dtype).eps)
 
 
 def tiny(dtype, count=4):
-    return count * np.longdouble(float(ml_dtypes.finfo(dtype).smallest_subnormal))
+    return count * np.longdouble(float(finfo(dtype).smallest_subnormal))
 
 
 def compute(dtype):
@@ -81,7 +81,7 @@ def is_half(dtype):
 
 def spacing(values, dtype):
     """The distance between neighbours of the dtype at |values|, which need not be representable."""
-    info = ml_dtypes.finfo(dtype)
+    info = finfo(dtype)
     _, exponent = np.frexp(np.abs(values))
     return np.where(values == 0, 0, np.maximum(np.ldexp(np.longdouble(1), exponent - 1 - info.nmant), tiny(dtype, 1)))
 

@@ -14,10 +14,10 @@ import calls
 import normkit as nk
 from case import Case
 from cases import ALL_DTYPES, BY_NAME
+from markup import line, split
 from ops import OPS, Op
 from record import TOP
 from shapes import Shape
-from table import line, split
 
 START, END = "<!-- norms:start -->", "<!-- norms:end -->"
 HEADER = ["Function", "Formula", "Statistics shared over", "Forward", "Backward", "Layouts", "Dtypes", "Source"]

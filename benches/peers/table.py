@@ -13,6 +13,7 @@ from pathlib import Path
 
 import record as records
 import summary
+from markup import line, split
 from quiet import BUSY
 
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
@@ -25,10 +26,6 @@ def ratio(value: float | None, limit: bool = False) -> str:
         return "–"
     text = f"{value:.2f}"
     return f"**{text} ▼**" if not limit and value < 1 else text
-
-
-def line(values: list[str]) -> str:
-    return "| " + " | ".join(values) + " |"
 
 
 def header(left: list[str], right: list[str]) -> list[str]:
@@ -92,15 +89,6 @@ def render(record: dict, name: str) -> str:
             summary_line = f"<summary>{shapes}, every shape, {title} (medians; ~ means a noisy row)</summary>"
             lines += ["", "<details>", summary_line, "", *shape_table(record, shapes, mode), "", "</details>"]
     return "\n".join(lines)
-
-
-def split(text: str, start: str, end: str) -> tuple[str, str, str]:
-    """What is before, between and after two markers."""
-    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
-        sys.exit(f"expected one {start} followed by one {end}")
-    before, rest = text.split(start)
-    inside, after = rest.split(end)
-    return before, inside, after
 
 
 def main() -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from numbers import Real
 from typing import Any, NamedTuple, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from normkit._checks import as_array, integer, mapping, number, shown, text, zero_or_one
 
 _OURS = ("weight", "bias", "running_mean", "running_var")
 _COUNTER = "num_batches_tracked"
@@ -141,7 +141,7 @@ def convert_running_var(running_var: Any, count: SupportsIndex, *, from_ddof: in
     """
     function = "convert_running_var"
     for name, ddof in (("from_ddof", from_ddof), ("to_ddof", to_ddof)):
-        _check_ddof(function, name, ddof)
+        zero_or_one(function, name, ddof)
     return _rescaled(_array(function, "running_var", running_var), _count(function, count), from_ddof, to_ddof)
 
 
@@ -161,14 +161,15 @@ def to_normkit(
     function, convention = f"from_{library}", CONVENTIONS[library]
     found, counter = _checked(function, argument, state, convention.names)
     ours = {name: found[theirs] for name, theirs in zip(_OURS, convention.names, strict=True) if theirs in found}
-    options: dict[str, Any] = {"eps": _eps(function, eps_name, eps), "axis": _integer(function, "axis", axis)}
-    ddof = kept_ddof if running_var_ddof is None else _check_ddof(function, "running_var_ddof", running_var_ddof)
+    options: dict[str, Any] = {"eps": _eps(function, eps_name, eps), "axis": integer(function, "axis", axis)}
+    count = None if count is None else _count(function, count)
+    ddof = kept_ddof if running_var_ddof is None else zero_or_one(function, "running_var_ddof", running_var_ddof)
     if "running_var" in ours:
         if ddof != kept_ddof:
             if count is None:
                 expected = f"must be given to go from running_var_ddof={kept_ddof} to {ddof}"
                 raise ValueError(f"{function}: `count` {expected}, found None")
-            ours["running_var"] = _rescaled(ours["running_var"], _count(function, count), kept_ddof, ddof)
+            ours["running_var"] = _rescaled(ours["running_var"], count, kept_ddof, ddof)
         ours[_COUNTER] = counter
         options["momentum"] = _momentum(function, library, momentum, momentum_name)
         options["running_var_ddof"] = ddof
@@ -189,12 +190,13 @@ def from_normkit(
 ) -> Converted:
     function, convention = f"to_{library}", CONVENTIONS[library]
     found, counter = _checked(function, "state", state, _OURS)
-    ddof = _check_ddof(function, "running_var_ddof", running_var_ddof)
+    ddof = zero_or_one(function, "running_var_ddof", running_var_ddof)
+    count = None if count is None else _count(function, count)
     if "running_var" in found and count is not None:
         target = convention.running_var_ddof if their_ddof is None else their_ddof
-        found["running_var"] = _rescaled(found["running_var"], _count(function, count), ddof, target)
+        found["running_var"] = _rescaled(found["running_var"], count, ddof, target)
     theirs = {name: found[ours] for ours, name in zip(_OURS, convention.names, strict=True) if ours in found}
-    options: dict[str, Any] = {eps_name: _eps(function, "eps", eps), "axis": _integer(function, "axis", axis)}
+    options: dict[str, Any] = {eps_name: _eps(function, "eps", eps), "axis": integer(function, "axis", axis)}
     if "running_var" in found:
         if library == "pytorch":
             theirs[_COUNTER] = counter
@@ -209,19 +211,13 @@ def from_normkit(
 # Checks, in the one form of all errors.
 
 
-def mapping(function: str, argument: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{function}: `{argument}` must be a mapping name → array, found {type(value).__name__}")
-    return value
-
-
 def _checked(
     function: str, argument: str, state: Mapping[str, Any], names: tuple[str, str, str, str]
 ) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
     """Copies of the four entries as arrays, and of `num_batches_tracked` (0 where it is missing)."""
     entries = mapping(function, argument, state)
     allowed = {*names, _COUNTER} if names == _OURS else {*names}
-    if unexpected := [repr(name) for name in entries if name not in allowed]:
+    if unexpected := [shown(name) for name in entries if name not in allowed]:
         expected = f"must have no names but {', '.join(sorted(allowed))}"
         raise ValueError(f"{function}: `{argument}` {expected}, found {', '.join(unexpected)}")
     if (names[2] in entries) != (names[3] in entries):
@@ -234,9 +230,9 @@ def _checked(
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise ValueError(f"{function}: `{argument}` must have arrays of one shape, found {listed}")
-    counter = np.asarray(_numpy(entries.get(_COUNTER, 0)))
-    if counter.dtype.kind not in "iu" or counter.shape or counter < 0:
-        raise ValueError(f"{function}: `{_COUNTER}` must be an integer >= 0, found {counter!r}")
+    counter = as_array(function, _COUNTER, _numpy(entries.get(_COUNTER, 0)))
+    if counter.dtype.kind not in "iu" or counter.shape or not 0 <= counter < 2**63:
+        raise ValueError(f"{function}: `{_COUNTER}` must be an integer >= 0, found {shown(counter)}")
     return found, counter.astype(np.int64)
 
 
@@ -247,7 +243,7 @@ def _numpy(value: Any) -> Any:
 
 def _array(function: str, argument: str, value: Any) -> NDArray[Any]:
     # A copy, but not by np.array: it warns where an `__array__` knows nothing of its copy argument.
-    array: NDArray[Any] = np.asarray(_numpy(value)).copy()
+    array: NDArray[Any] = as_array(function, argument, _numpy(value)).copy()
     # ml_dtypes.bfloat16 is of NumPy's kind "V".
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
         raise TypeError(f"{function}: `{argument}` must be a float array, found dtype {array.dtype}")
@@ -269,36 +265,17 @@ def _rescaled(var: NDArray[Any], count: int, from_ddof: int, to_ddof: int) -> ND
     return rounded(wide(var) * (count - from_ddof) / (count - to_ddof), var)
 
 
-def _check_ddof(function: str, argument: str, value: int) -> int:
-    if value not in (0, 1):
-        raise ValueError(f"{function}: `{argument}` must be 0 or 1, found {value!r}")
-    return int(value)
-
-
-def _integer(function: str, argument: str, value: SupportsIndex) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{function}: `{argument}` must be an integer, found {value!r}") from None
-
-
 def _count(function: str, value: SupportsIndex) -> int:
-    count = _integer(function, "count", value)
+    count = integer(function, "count", value)
     if count < 2:
         raise ValueError(f"{function}: `count` must be >= 2 (elements per channel in a batch), found {count}")
     return count
 
 
-def _number(function: str, argument: str, value: Any) -> float:
-    if not isinstance(value, Real):
-        raise TypeError(f"{function}: `{argument}` must be a number, found {value!r}")
-    return float(value)
-
-
 def _eps(function: str, argument: str, value: float) -> float:
-    eps = _number(function, argument, value)
+    eps = number(function, argument, value)
     if not (math.isfinite(eps) and eps >= 0):
-        raise ValueError(f"{function}: `{argument}` must be finite and >= 0, found {value}")
+        raise ValueError(f"{function}: `{argument}` must be finite and >= 0, found {shown(value)}")
     return eps
 
 
@@ -309,13 +286,13 @@ def check_not_negative(function: str, argument: str, value: NDArray[Any]) -> Non
 
 def _momentum(function: str, library: str, momentum: Any, argument: str = "momentum") -> Any:
     """The momentum in the other sense; the same both ways. None (cumulative) only for PyTorch's layers."""
-    if library not in CONVENTIONS:
-        raise ValueError(f"{function}: `library` must be one of {', '.join(CONVENTIONS)}, found {library!r}")
+    if text(function, "library", library) not in CONVENTIONS:
+        raise ValueError(f"{function}: `library` must be one of {', '.join(CONVENTIONS)}, found {shown(library)}")
     if momentum is None and function in ("from_pytorch", "to_pytorch"):
         return None
-    value = _number(function, argument, momentum)
+    value = number(function, argument, momentum)
     if not 0 <= value <= 1:
-        raise ValueError(f"{function}: `{argument}` must be from 0 to 1, found {momentum}")
+        raise ValueError(f"{function}: `{argument}` must be from 0 to 1, found {shown(momentum)}")
     if not CONVENTIONS[library].share_of_old:
         return value
     return float(1 - Decimal(repr(value)))  # 0.01 and not 1 - 0.99 = 0.010000000000000009

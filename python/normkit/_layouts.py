@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
+
+from normkit._checks import array, integer, text
 
 
 def conv_layout(weight: NDArray[Any], source: str, target: str) -> NDArray[Any]:
@@ -41,10 +42,9 @@ def conv_layout(weight: NDArray[Any], source: str, target: str) -> NDArray[Any]:
         >>> folded.shape, float(folded[0, 0, 0, 0])
         ((3, 3, 8, 16), 0.5)
     """
-    _check_array("conv_layout", "weight", weight)
+    array("conv_layout", "weight", weight)
     for name, layout in (("source", source), ("target", target)):
-        if not isinstance(layout, str):
-            raise TypeError(f"conv_layout: `{name}` must be a string, found {layout!r}")
+        text("conv_layout", name, layout)
     if len(set(source)) != len(source) or len(source) != weight.ndim:
         expected = f"must be a different letter for each of the {weight.ndim} axes of weight"
         raise ValueError(f"conv_layout: `source` {expected}, found {source!r}")
@@ -72,7 +72,7 @@ def depthwise_from_keras(kernel: NDArray[Any]) -> NDArray[Any]:
         >>> depthwise_from_keras(np.ones((3, 3, 8, 2))).shape
         (16, 1, 3, 3)
     """
-    _check_array("depthwise_from_keras", "kernel", kernel)
+    array("depthwise_from_keras", "kernel", kernel)
     if kernel.ndim < 2:
         raise ValueError(f"depthwise_from_keras: `kernel` must be (*kernel, C, M), found shape {kernel.shape}")
     last = np.moveaxis(kernel, (-2, -1), (0, 1))
@@ -101,8 +101,8 @@ def depthwise_to_keras(weight: NDArray[Any], channels: SupportsIndex) -> NDArray
         (3, 3, 8, 2)
     """
     function = "depthwise_to_keras"
-    _check_array(function, "weight", weight)
-    c = _integer(function, "channels", channels)
+    array(function, "weight", weight)
+    c = integer(function, "channels", channels)
     if c < 1:
         raise ValueError(f"{function}: `channels` must be >= 1, found {c}")
     if weight.ndim < 2 or weight.shape[1] != 1 or weight.shape[0] % c:
@@ -136,7 +136,7 @@ def per_channel(parameter: NDArray[Any], num_groups: SupportsIndex, num_channels
         [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]
     """
     groups, channels = _groups("per_channel", num_groups, num_channels)
-    _check_array("per_channel", "parameter", parameter)
+    array("per_channel", "parameter", parameter)
     if parameter.shape != (groups,):
         raise ValueError(f"per_channel: `parameter` must have shape ({groups},), found shape {parameter.shape}")
     return np.repeat(parameter, channels // groups)
@@ -162,8 +162,8 @@ def per_group(parameter: NDArray[Any], num_groups: SupportsIndex) -> NDArray[Any
         >>> per_group(np.array([1.0, 1.0, 2.0, 2.0]), 2).tolist()
         [1.0, 2.0]
     """
-    _check_array("per_group", "parameter", parameter)
-    if parameter.ndim != 1:
+    array("per_group", "parameter", parameter)
+    if parameter.ndim != 1 or parameter.size == 0:
         raise ValueError(f"per_group: `parameter` must have shape (C,), found shape {parameter.shape}")
     groups, channels = _groups("per_group", num_groups, parameter.size)
     rows = parameter.reshape(groups, channels // groups)
@@ -175,21 +175,9 @@ def per_group(parameter: NDArray[Any], num_groups: SupportsIndex) -> NDArray[Any
     return np.array(rows[:, 0])
 
 
-def _check_array(function: str, argument: str, value: object) -> None:
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{function}: `{argument}` must be a NumPy array, found {type(value).__name__}")
-
-
-def _integer(function: str, argument: str, value: SupportsIndex) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{function}: `{argument}` must be an integer, found {value!r}") from None
-
-
 def _groups(function: str, num_groups: SupportsIndex, num_channels: SupportsIndex) -> tuple[int, int]:
-    groups = _integer(function, "num_groups", num_groups)
-    channels = _integer(function, "num_channels", num_channels)
+    groups = integer(function, "num_groups", num_groups)
+    channels = integer(function, "num_channels", num_channels)
     if channels < 1:
         raise ValueError(f"{function}: `num_channels` must be >= 1, found {channels}")
     if groups < 1 or channels % groups:

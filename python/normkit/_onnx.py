@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import operator
 import os
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
+from normkit._checks import flag, integer, text
 from normkit._conventions import momentum_from
 from normkit._layouts import per_channel
 
@@ -85,6 +85,11 @@ def from_onnx_node(
         ...     return getattr(nk, norm.function)(x, **norm.state, **norm.options)
     """
     onnx = _import_onnx()
+    text("from_onnx_node", "name", name)
+    flag("from_onnx_node", "affine_per_group", affine_per_group)
+    for argument, value in (("ndim", ndim), ("num_channels", num_channels)):
+        if value is not None:
+            integer("from_onnx_node", argument, value, minimum=1)
     if isinstance(model, (str, os.PathLike)):
         model = onnx.load(os.fspath(model))
     if not isinstance(model, onnx.ModelProto):
@@ -164,10 +169,7 @@ def _axes(axis: int, ndim: SupportsIndex | None) -> tuple[int, ...]:
         return tuple(range(axis, 0))
     if ndim is None:
         raise _error("ndim", f"must be given, as the node's axis, {axis}, counts from the front", None)
-    try:
-        count = operator.index(ndim)
-    except TypeError:
-        raise TypeError(f"from_onnx_node: `ndim` must be an integer, found {ndim!r}") from None
+    count = int(ndim)
     if count <= axis:
         raise _error("ndim", f"must be > {axis}, the node's axis", count)
     return tuple(range(axis - count, 0))

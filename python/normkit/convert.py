@@ -37,6 +37,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from normkit._checks import flag, mapping, text
 from normkit._conventions import (
     CONVENTIONS,
     Convention,
@@ -44,7 +45,6 @@ from normkit._conventions import (
     check_not_negative,
     convert_running_var,
     from_normkit,
-    mapping,
     momentum_from,
     momentum_to,
     rounded,
@@ -152,6 +152,7 @@ def to_pytorch(
         >>> options
         {'eps': 1e-05, 'momentum': 0.1}
     """
+    text("to_pytorch", "prefix", prefix)
     found, options = from_normkit("pytorch", state, eps, momentum, axis, running_var_ddof, count)
     del options["axis"]
     return Converted({prefix + name: value for name, value in found.items()}, options)
@@ -198,7 +199,8 @@ def from_keras(
         >>> layer = nk.BatchNorm(3, **options)
         >>> layer.load_state_dict(state)
     """
-    return to_normkit("keras", state, epsilon, momentum, axis, int(fused), running_var_ddof, count, eps_name="epsilon")
+    kept_ddof = int(flag("from_keras", "fused", fused))
+    return to_normkit("keras", state, epsilon, momentum, axis, kept_ddof, running_var_ddof, count, "epsilon")
 
 
 def to_keras(
@@ -237,7 +239,8 @@ def to_keras(
         >>> list(state), options
         (['gamma', 'beta', 'moving_mean', 'moving_variance'], {'epsilon': 1e-05, 'axis': -1, 'momentum': 0.9})
     """
-    return from_normkit("keras", state, eps, momentum, axis, running_var_ddof, count, int(fused), eps_name="epsilon")
+    their_ddof = int(flag("to_keras", "fused", fused))
+    return from_normkit("keras", state, eps, momentum, axis, running_var_ddof, count, their_ddof, "epsilon")
 
 
 def from_flax(
@@ -445,10 +448,10 @@ def from_darknet(
         {'eps': 1e-05, 'axis': 1, 'momentum': 0.01, 'running_var_ddof': 1}
     """
     result = to_normkit("darknet", state, eps, decay, 1, 1, running_var_ddof, count, momentum_name="decay")
-    if eps_outside and "running_var" in result.state:
+    if flag("from_darknet", "eps_outside", eps_outside) and "running_var" in result.state:
         var = result.state["running_var"]
         check_not_negative("from_darknet", "rolling_variance", var)
-        result.state["running_var"] = rounded((np.sqrt(wide(var)) + eps) ** 2, var)
+        result.state["running_var"] = rounded((np.sqrt(wide(var)) + float(eps)) ** 2, var)
         result.options["eps"] = 0.0
     return result
 
@@ -495,7 +498,7 @@ def to_darknet(
     """
     found, options = from_normkit("darknet", state, eps, momentum, axis, running_var_ddof, count, momentum_name="decay")
     del options["axis"]
-    theirs = CONVENTIONS["darknet"].eps
+    theirs, eps = CONVENTIONS["darknet"].eps, float(eps)
     if eps != theirs and "rolling_variance" in found:
         var = found["rolling_variance"]
         shifted = wide(var) + (eps - theirs)
@@ -509,7 +512,8 @@ def to_darknet(
 
 def _without_prefix(state: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:
     entries = mapping("from_pytorch", "state", state)
-    found = {name[len(prefix) :]: value for name, value in entries.items() if name.startswith(prefix)}
+    text("from_pytorch", "prefix", prefix)
+    found = {str(name)[len(prefix) :]: value for name, value in entries.items() if str(name).startswith(prefix)}
     if prefix and not found:
         raise ValueError(f"from_pytorch: `prefix` must begin the name of an entry of state, found {prefix!r}")
     return found

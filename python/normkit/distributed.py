@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from normkit import _checks
 from normkit._gradients import BatchNormGradients
 from normkit._normkit import (
     BatchNormCache,
@@ -144,7 +145,7 @@ class SyncBatchNorm(BatchNorm):
             dtype=dtype,
         )
         if not callable(getattr(comm, "Allgather", None)):
-            raise TypeError(f"{type(self).__name__}: `comm` must be an mpi4py communicator, found {comm!r}")
+            raise _checks.type_error(type(self).__name__, "comm", "must be an mpi4py communicator", comm)
         self.comm = comm
 
     def __call__(  # type: ignore[override, unused-ignore] # no mask and no residual here
@@ -197,8 +198,11 @@ class SyncBatchNorm(BatchNorm):
         kinds, RuntimeError on the others.
         """
 
+        name = type(self).__name__
+
         def packed() -> NDArray[np.float64]:
-            own = local()
+            own = _checks.function_of(name, "local", local, "without arguments")()
+            _checks.instance(name, "local()", own, Moments)
             return np.concatenate([[own.count], own.mean, own.m2])
 
         received = self._exchange(2 * self.num_features + 1, packed)

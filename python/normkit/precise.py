@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from normkit import _checks
 from normkit._normkit import Moments, moments
 from normkit.distributed import SyncBatchNorm
 from normkit.layers import BatchNorm
@@ -57,7 +58,7 @@ def precise_statistics(
     Raises:
         ValueError: there is no layer or no batch, a layer is without running statistics or they are read-only, or
             `forward` did not bring it any values.
-        TypeError: something in `layers` is no `BatchNorm`.
+        TypeError: something in `layers` is no `BatchNorm`, or another argument has the wrong type.
 
     References:
         Wu & Johnson 2021, "Rethinking 'Batch' in BatchNorm", section 3.
@@ -75,7 +76,10 @@ def precise_statistics(
         >>> population.count
         6
     """
-    layers = list(layers)
+    layers = list(_checks.iterable(_NAME, "layers", layers, "BatchNorm layers"))
+    _checks.function_of(_NAME, "forward", forward, "of a batch")
+    _checks.iterable(_NAME, "batches", batches, "batches")
+    _checks.flag(_NAME, "update", update)
     for layer in layers:
         _check(layer)
     if not layers:
@@ -100,7 +104,7 @@ def precise_statistics(
 
 def _check(layer: BatchNorm) -> None:
     if not isinstance(layer, BatchNorm):
-        raise TypeError(f"{_NAME}: `layers` must be BatchNorm layers, found {layer!r}")
+        raise _checks.type_error(_NAME, "layers", "must be BatchNorm layers", layer)
     for running in (layer.running_mean, layer.running_var):
         if running is None:
             raise ValueError(f"{_NAME}: `layers` must have running statistics, found {layer!r}")

@@ -19,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import normkit as nk
+from normkit import _checks
 from normkit.compat._errors import in_the_words_of
 
 Array = NDArray[Any]
 _FLOAT = np.dtype("<f4")
+_PIECE = 2**24  # bytes read at once
 _BATCH_NORM = ("scales", "rolling_mean", "rolling_variance")
 _FOLDED = {
     "conv_weight": "weights",
@@ -119,6 +121,8 @@ class Convolution:
             (3.0, -14.0)
         """
         function = "Convolution.fold"
+        _checks.flag(function, "eps_outside", eps_outside)
+        eps = _checks.number(function, "eps", eps)
         if self.scales is None or self.rolling_mean is None or self.rolling_variance is None:
             return self
         var = self.rolling_variance
@@ -219,7 +223,9 @@ def write_header(file: BinaryIO, header: Header) -> None:
         >>> len(file.getvalue())
         16
     """
-    file.write(_packed("write_header", header))
+    packed = _packed("write_header", header)
+    _check_writeable("write_header", file)
+    file.write(packed)
 
 
 def read_convolutional(
@@ -258,9 +264,12 @@ def read_convolutional(
         ([6.0, 7.0], [8.0, 9.0])
     """
     function = "read_convolutional"
-    for name, value in (("filters", filters), ("channels", channels), ("size", size), ("groups", groups)):
-        if value < 1:
-            raise ValueError(f"{function}: `{name}` must be >= 1, found {value}")
+    filters, channels, size, groups = (
+        _checks.integer(function, name, value, minimum=1)
+        for name, value in (("filters", filters), ("channels", channels), ("size", size), ("groups", groups))
+    )
+    if not isinstance(batch_normalize, (bool, np.bool_)):  # a .cfg says 0 or 1
+        batch_normalize = bool(_checks.zero_or_one(function, "batch_normalize", batch_normalize))
     if filters % groups or channels % groups:
         expected = f"must divide filters, {filters}, and channels, {channels}"
         raise ValueError(f"{function}: `groups` {expected}, found {groups}")
@@ -290,7 +299,9 @@ def write_convolutional(file: BinaryIO, layer: Convolution) -> None:
         >>> len(file.getvalue()) // 4
         20
     """
-    _write(file, _checked("write_convolutional", layer))
+    arrays = _checked("write_convolutional", layer)
+    _check_writeable("write_convolutional", file)
+    _write(file, arrays)
 
 
 def read_weights(path: str | os.PathLike[str], layers: Iterable[Mapping[str, Any]]) -> Weights:
@@ -322,9 +333,14 @@ def read_weights(path: str | os.PathLike[str], layers: Iterable[Mapping[str, Any
         >>> header.seen, folded[0].batch_normalize
         (64, False)
     """
+    _check_path("read_weights", path)
+    described = [
+        _checks.mapping("read_weights", "layers", layer, "argument of read_convolutional → value")
+        for layer in _checks.iterable("read_weights", "layers", layers, "mappings")
+    ]
     with open(path, "rb") as file:
         header = read_header(file)
-        found = [read_convolutional(file, **layer) for layer in layers]
+        found = [read_convolutional(file, **layer) for layer in described]
         position = file.tell()
         left = file.seek(0, os.SEEK_END) - position
     if left:
@@ -354,6 +370,8 @@ def write_weights(path: str | os.PathLike[str], header: Header, layers: Iterable
         ...     path.stat().st_size
         20
     """
+    _check_path("write_weights", path)
+    layers = _checks.iterable("write_weights", "layers", layers, "Convolution")
     arrays = [array for layer in layers for array in _checked("write_weights", layer)]
     packed = _packed("write_weights", header)
     with open(path, "wb") as file:
@@ -361,8 +379,17 @@ def write_weights(path: str | os.PathLike[str], header: Header, layers: Iterable
         _write(file, arrays)
 
 
+def _check_path(function: str, path: str | os.PathLike[str]) -> None:
+    if not isinstance(path, (str, os.PathLike)):
+        raise _checks.type_error(function, "path", "must be a path", path)
+
+
 def rooted(function: str, argument: str, var: Array, eps: float) -> Array:
     """(sqrt(var) + eps)²: the variance whose root with eps 0 is sqrt(var) + eps."""
+    if not (math.isfinite(eps) and eps >= 0):  # the square would hide it
+        raise ValueError(f"{function}: `eps` must be finite and >= 0, found {eps}")
+    if _checks.array(function, argument, var).dtype.kind != "f":
+        raise TypeError(f"{function}: `{argument}` must be a float array, found dtype {var.dtype}")
     if np.any(var < 0):
         raise ValueError(f"{function}: `{argument}` must be >= 0, found {var.min()}")
     return (np.sqrt(var.astype(np.float64)) + eps) ** 2
@@ -373,6 +400,9 @@ def _seen_form(major: int, minor: int) -> str:
 
 
 def _packed(function: str, header: Header) -> bytes:
+    _checks.instance(function, "header", header, Header)
+    for name, value in zip(header._fields, header, strict=True):
+        _checks.integer(function, f"header.{name}", value)
     if min(header[:3]) >= 0:
         try:
             return struct.pack("<iii", *header[:3]) + struct.pack(_seen_form(header.major, header.minor), header.seen)
@@ -383,12 +413,29 @@ def _packed(function: str, header: Header) -> bytes:
 
 
 def _read(file: BinaryIO, function: str, count: int, what: str) -> bytes:
-    data = file.read(count)
+    data = _read_up_to(file, function, count)
     if len(data) < count:
         position = file.tell() - len(data) if file.seekable() else "?"
         expected = f"must have {count} bytes at byte {position} ({what})"
         raise ValueError(f"{function}: `file` {expected}, found {len(data)}")
     return data
+
+
+def _read_up_to(file: BinaryIO, function: str, count: int) -> bytes:
+    """In pieces, so that a wrong size is not a huge allocation."""
+    pieces: list[bytes] = []
+    while count > 0:
+        try:
+            piece = file.read(min(count, _PIECE))
+            if not isinstance(piece, bytes):
+                raise TypeError
+        except (AttributeError, TypeError):
+            raise _checks.type_error(function, "file", "must be a binary file open for reading", file) from None
+        if not piece:
+            break
+        pieces.append(piece)
+        count -= len(piece)
+    return b"".join(pieces)
 
 
 def _floats(file: BinaryIO, function: str, name: str, shape: tuple[int, ...]) -> Array:
@@ -399,6 +446,7 @@ def _floats(file: BinaryIO, function: str, name: str, shape: tuple[int, ...]) ->
 
 def _checked(function: str, layer: Convolution) -> list[Array]:
     """The layer's arrays in the file's order."""
+    _checks.instance(function, "layer", layer, Convolution)
     batch_norm = {name: getattr(layer, name) for name in _BATCH_NORM}
     missing = [name for name, value in batch_norm.items() if value is None]
     if missing and len(missing) < len(batch_norm):
@@ -413,6 +461,13 @@ def _checked(function: str, layer: Convolution) -> list[Array]:
         if value.shape != (n,):
             raise ValueError(f"{function}: `layer` must have {name} of shape ({n},), found shape {value.shape}")
     return [*vectors.values(), layer.weights]
+
+
+def _check_writeable(function: str, file: BinaryIO) -> None:
+    try:
+        file.write(b"")
+    except (AttributeError, TypeError, OSError):  # nothing, a text file, one that is open for reading
+        raise _checks.type_error(function, "file", "must be a binary file open for writing", file) from None
 
 
 def _write(file: BinaryIO, arrays: Iterable[Array]) -> None:

@@ -13,13 +13,13 @@ backward after a forward in test mode is the one of frozen statistics.
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 import normkit as nk
+from normkit import _checks
 from normkit.compat._errors import in_the_words_of
 
 __all__ = [
@@ -316,12 +316,9 @@ def _batch(function: str, x: Array, axes: str, gamma: Array, beta: Array, bn_par
     x, gamma, beta = _floats(function, x, axes, gamma, beta)
     params = _param(function, "bn_param", bn_param)
     mode = params.get("mode")
-    if mode not in ("train", "test"):
-        raise ValueError(f"{function}: `bn_param['mode']` must be 'train' or 'test', found {mode!r}")
-    momentum = params.get("momentum", 0.9)
-    if not isinstance(momentum, Real):
-        raise TypeError(f"{function}: `bn_param['momentum']` must be a number, found {momentum!r}")
-    momentum = float(momentum)
+    if not isinstance(mode, str) or mode not in ("train", "test"):
+        raise ValueError(f"{function}: `bn_param['mode']` must be 'train' or 'test', found {_checks.shown(mode)}")
+    momentum = _checks.number(function, "bn_param['momentum']", params.get("momentum", 0.9))
     if not 0 <= momentum <= 1:
         raise ValueError(f"{function}: `bn_param['momentum']` must be from 0 to 1, found {momentum}")
     # Copies, as the course's code makes new arrays at each step, too.

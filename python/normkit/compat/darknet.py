@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 import normkit as nk
+from normkit import _checks
 from normkit.compat._darknet_weights import (
     Convolution,
     Header,
@@ -42,6 +43,7 @@ from normkit.compat._darknet_weights import (
     write_weights,
 )
 from normkit.compat._errors import in_the_words_of
+from normkit.layers._arguments import float_dtype
 
 __all__ = [
     "BatchNormLayer",
@@ -136,6 +138,7 @@ def make_batchnorm_layer(
 
     Raises:
         ValueError: a number is out of its range.
+        TypeError: an argument has the wrong type, or `dtype` is not supported.
 
     Example:
         >>> from normkit.compat.darknet import make_batchnorm_layer
@@ -143,14 +146,15 @@ def make_batchnorm_layer(
         [1.0, 1.0]
     """
     function = "make_batchnorm_layer"
-    if c < 1:
-        raise ValueError(f"{function}: `c` must be >= 1, found {c}")
+    c = _checks.integer(function, "c", c, minimum=1)
+    eps, decay = _checks.number(function, "eps", eps), _checks.number(function, "decay", decay)
+    variance_ddof = _checks.zero_or_one(function, "variance_ddof", variance_ddof)
+    eps_outside = _checks.flag(function, "eps_outside", eps_outside)
+    dtype = float_dtype(function, dtype)
     if not (math.isfinite(eps) and eps >= 0):
         raise ValueError(f"{function}: `eps` must be finite and >= 0, found {eps}")
     if not 0 <= decay <= 1:
         raise ValueError(f"{function}: `decay` must be from 0 to 1, found {decay}")
-    if variance_ddof not in (0, 1):
-        raise ValueError(f"{function}: `variance_ddof` must be 0 or 1, found {variance_ddof}")
     return BatchNormLayer(
         scales=np.ones(c, dtype),
         biases=np.zeros(c, dtype),
@@ -195,6 +199,8 @@ def forward_batchnorm_layer(layer: BatchNormLayer, x: Array, *, train: bool) -> 
         ([0.02], [0.02])
     """
     function = "forward_batchnorm_layer"
+    _checks.instance(function, "layer", layer, BatchNormLayer)
+    _checks.flag(function, "train", train)
     if train and layer.eps_outside:
         expected = "must be False in training: darknet's backward has eps inside the root"
         raise ValueError(f"{function}: `layer.eps_outside` {expected}, found True")
@@ -253,6 +259,7 @@ def backward_batchnorm_layer(layer: BatchNormLayer, delta: Array) -> Array:
         [4.0]
     """
     function = "backward_batchnorm_layer"
+    _checks.instance(function, "layer", layer, BatchNormLayer)
     if layer._cache is None:
         raise RuntimeError(f"{function}: `layer` must have had a forward pass, found none")
     with in_the_words_of(function, _NAMES):
@@ -274,7 +281,8 @@ def update_batchnorm_layer(layer: BatchNormLayer, batch: int, learning_rate: flo
         momentum: of the optimizer (stochastic gradient descent with momentum; nothing to do with rolling statistics).
 
     Raises:
-        ValueError: `batch` is below 1.
+        ValueError: `batch` is below 1, or a number is not finite.
+        TypeError: an argument has the wrong type.
 
     Example:
         >>> from normkit.compat.darknet import make_batchnorm_layer, update_batchnorm_layer
@@ -284,8 +292,18 @@ def update_batchnorm_layer(layer: BatchNormLayer, batch: int, learning_rate: flo
         >>> layer.biases.tolist(), layer.bias_updates.tolist()
         ([1.0], [2.0])
     """
-    if batch < 1:
-        raise ValueError(f"update_batchnorm_layer: `batch` must be >= 1, found {batch}")
+    function = "update_batchnorm_layer"
+    _checks.instance(function, "layer", layer, BatchNormLayer)
+    batch = _checks.integer(function, "batch", batch, minimum=1)
+    learning_rate = _finite(function, "learning_rate", learning_rate)
+    momentum = _finite(function, "momentum", momentum)
     for parameter, update in ((layer.biases, layer.bias_updates), (layer.scales, layer.scale_updates)):
         parameter += learning_rate / batch * update
         update *= momentum
+
+
+def _finite(function: str, argument: str, value: float) -> float:
+    result = _checks.number(function, argument, value)
+    if not math.isfinite(result):
+        raise ValueError(f"{function}: `{argument}` must be finite, found {result}")
+    return result

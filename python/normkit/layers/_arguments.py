@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from normkit import _checks
+
 _DTYPES = ("float32", "float64", "float16", "bfloat16")
+_MOST_AXES = 64  # of a NumPy array
 
 
 def at_least_float32(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -24,25 +25,32 @@ class Arguments:
 
     @classmethod
     def _error(cls, argument: str, expected: str, found: object) -> ValueError:
-        return ValueError(f"{cls.__name__}: `{argument}` {expected}, found {found}")
+        return _checks.value_error(cls.__name__, argument, expected, found)
 
     @classmethod
     def _integer(cls, argument: str, value: SupportsIndex, minimum: int | None = None) -> int:
-        try:
-            result = operator.index(value)
-        except TypeError:
-            raise TypeError(f"{cls.__name__}: `{argument}` must be an integer, found {value!r}") from None
-        if minimum is not None and result < minimum:
-            raise cls._error(argument, f"must be >= {minimum}", result)
-        return result
+        return _checks.integer(cls.__name__, argument, value, minimum)
+
+    @classmethod
+    def _zero_or_one(cls, argument: str, value: SupportsIndex) -> int:
+        return _checks.zero_or_one(cls.__name__, argument, value)
+
+    @classmethod
+    def _flag(cls, argument: str, value: bool) -> bool:
+        return _checks.flag(cls.__name__, argument, value)
 
     @classmethod
     def _integers(cls, argument: str, value: int | Sequence[int], minimum: int | None = None) -> tuple[int, ...]:
         """One integer or several, as a tuple."""
-        several: Any = value.tolist() if isinstance(value, np.ndarray) else value
-        if isinstance(several, Sequence) and not isinstance(several, str):
-            return tuple(cls._integer(argument, element, minimum) for element in several)
-        return (cls._integer(argument, several, minimum),)
+        several: Any = value
+        if isinstance(value, np.ndarray) and value.size <= _MOST_AXES:
+            several = value.tolist()
+        if not isinstance(several, Sequence) or isinstance(several, (str, bytes, memoryview)):
+            one: Any = several
+            return (cls._integer(argument, one, minimum),)
+        if len(several) > _MOST_AXES:
+            raise cls._error(argument, f"must have no more than {_MOST_AXES} axes", len(several))
+        return tuple(cls._integer(argument, element, minimum) for element in several)
 
     @classmethod
     def _axis(cls, argument: str, value: SupportsIndex, of: str, ndim: int) -> int:
@@ -54,22 +62,28 @@ class Arguments:
 
     @classmethod
     def _real(cls, argument: str, value: float, minimum: float = 0, maximum: float = math.inf) -> float:
-        if not isinstance(value, Real):
-            raise TypeError(f"{cls.__name__}: `{argument}` must be a number, found {value!r}")
-        result = float(value)
+        result = _checks.number(cls.__name__, argument, value)
         if not (math.isfinite(result) and minimum <= result <= maximum):
             limits = f"finite and >= {minimum:g}" if maximum == math.inf else f"in [{minimum:g}, {maximum:g}]"
-            raise cls._error(argument, f"must be {limits}", value)
+            raise cls._error(argument, f"must be {limits}", _checks.shown(value))
         return result
 
     @classmethod
     def _float_dtype(cls, value: DTypeLike, argument: str = "dtype") -> np.dtype[Any]:
-        message = f"{cls.__name__}: `{argument}` must be {', '.join(_DTYPES[:-1])} or {_DTYPES[-1]}, found"
-        try:
-            dtype = np.dtype(value)
-        except TypeError:
-            raise TypeError(f"{message} {value!r}") from None
-        if dtype.name not in _DTYPES:
-            raise TypeError(f"{message} {dtype}")
-        native: np.dtype[Any] = dtype.newbyteorder("=")
-        return native
+        return float_dtype(cls.__name__, value, argument)
+
+
+def float_dtype(function: str, value: DTypeLike, argument: str = "dtype") -> np.dtype[Any]:
+    """One of the dtypes that a parameter may have, in native byte order."""
+    expected = f"must be {', '.join(_DTYPES[:-1])} or {_DTYPES[-1]}"
+    try:
+        # NumPy takes None for float64, and makes records of mappings.
+        dtype = None if value is None or isinstance(value, np.ndarray) else np.dtype(value)
+    except Exception:  # NumPy raises nearly anything here
+        dtype = None
+    if dtype is None:
+        raise _checks.type_error(function, argument, expected, value)
+    if dtype.name not in _DTYPES:
+        raise TypeError(f"{function}: `{argument}` {expected}, found {dtype}")
+    native: np.dtype[Any] = dtype.newbyteorder("=")
+    return native

@@ -14,7 +14,7 @@ class ChannelLayer(Layer):
         """Create `weight` (ones) and `bias` (zeros) if `affine`."""
         super().__init__(eps=eps, dtype=dtype)
         self._num_channels = num_channels
-        self.affine = bool(affine)
+        self.affine = self._flag("affine", affine)
         self.axis = self._integer("axis", axis)
         if self.affine:
             self._add_affine(num_channels)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from normkit import _checks
 from normkit.layers._layer import Layer
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ class FusedLayer(Layer):
 
     @classmethod
     def _activation(cls, value: _Activation | None) -> _Activation | None:
-        if value is None or value in _ACTIVATIONS:
+        if value is None or (isinstance(value, str) and value in _ACTIVATIONS):
             return value
         expected = f"must be None, {', '.join(map(repr, _ACTIVATIONS[:-1]))} or {_ACTIVATIONS[-1]!r}"
         if not isinstance(value, str):
-            raise TypeError(f"{cls.__name__}: `activation` {expected}, found {value!r}")
-        raise cls._error("activation", expected, repr(value))
+            raise _checks.type_error(cls.__name__, "activation", expected, value)
+        raise cls._error("activation", expected, _checks.shown(value))
 
     def __call__(
         self, x: NDArray[Any], *, residual: NDArray[Any] | None = None, out: NDArray[Any] | None = None

@@ -82,6 +82,7 @@ class Layer(Module, ABC):
             ValueError: the shape of `dy` or `out` does not fit.
             TypeError: `dy` is not a float array.
         """
+        self._flag("accumulate", accumulate)
         gradients = self._backward(dy, self._last_cache(), out)
         self._keep(gradients, accumulate)
         dx: NDArray[Any] = gradients.dx

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from normkit import _checks
 from normkit.layers._arguments import Arguments
 
 if TYPE_CHECKING:
@@ -68,8 +69,12 @@ class Module(Arguments):
                 grad[...] = new
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode (or eval mode, `mode=False`) and return the layer."""
-        self.training = bool(mode)
+        """Set training mode (or eval mode, `mode=False`) and return the layer.
+
+        Raises:
+            TypeError: `mode` is not a bool; the mode is as before.
+        """
+        self.training = self._flag("mode", mode)
         return self
 
     def eval(self) -> Self:
@@ -94,20 +99,27 @@ class Module(Arguments):
 
         Raises:
             ValueError: names are missing, unexpected or hold the wrong shape or kind of value; all are listed.
+            TypeError: `state` is not a mapping, or `strict` not a bool.
         """
         own = self._state()
+        _checks.mapping(type(self).__name__, "state", state)
+        self._flag("strict", strict)
         # Where a state has a value under both names, the other one stays and is unexpected.
         others = {other: name for other, name in self._other_names.items() if name not in state}
         state = {others.get(name, name): value for name, value in state.items()}
         problems = []
         if strict:
             problems += [f"`{name}` is missing" for name in own if name not in state]
-            problems += [f"`{name}` is unexpected" for name in state if name not in own]
+            problems += [f"`{_name(name)}` is unexpected" for name in state if name not in own]
         converted = {}
         for name, target in own.items():
             if name not in state:
                 continue
-            value = np.asarray(state[name])
+            try:
+                value = _checks.as_array(type(self).__name__, name, state[name])
+            except TypeError:
+                problems.append(f"`{name}` must be an array, found {_checks.shown(state[name])}")
+                continue
             if not target.flags.writeable:
                 problems.append(f"`{name}` must be writeable in the layer, found a read-only array")
             elif value.shape != target.shape:
@@ -117,7 +129,7 @@ class Module(Arguments):
             elif target.dtype.kind == "i" and not (
                 np.all((value >= 0) & (value < 2**63)) and np.all(value == np.floor(value))
             ):
-                problems.append(f"`{name}` must be an integer >= 0, found {value}")
+                problems.append(f"`{name}` must be an integer >= 0, found {_checks.shown(value[()])}")
             else:
                 converted[name] = value.astype(target.dtype)
         if problems:
@@ -138,3 +150,8 @@ class Module(Arguments):
         shown = {name: name in self.params if name in _PARAMETERS else getattr(self, name) for name in self._shown}
         texts = (f"{name}={value!r}" if isinstance(value, str) else f"{name}={value}" for name, value in shown.items())
         return f"{type(self).__name__}({', '.join(texts)})"
+
+
+def _name(name: object) -> str:
+    """A name of a state, whatever that is, for a message."""
+    return name if isinstance(name, str) else _checks.shown(name)

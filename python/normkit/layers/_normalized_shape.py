@@ -36,9 +36,10 @@ class NormalizedShapeLayer(Layer):
         # Parameters have the axes of x in x's order; another order here would pair them with the wrong ones.
         if self.axis != tuple(sorted(set(self.axis), key=lambda axis: (axis < 0, axis))):
             raise self._error("axis", "must name each axis once, in ascending order", self.axis)
-        self.affine = bool(affine)
+        self.affine = self._flag("affine", affine)
+        bias = self._flag("bias", bias)
         if self.affine:
-            self._add_affine(self.normalized_shape, bias=bool(bias))
+            self._add_affine(self.normalized_shape, bias=bias)
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         # Without parameters nothing else would notice; axes that x does not have the function refuses.

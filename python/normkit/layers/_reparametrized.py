@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from normkit import _checks
 from normkit.layers._module import Module
 
 
@@ -16,7 +17,7 @@ class ReparametrizedWeight(Module, ABC):
 
     def _start(self, weight: ArrayLike) -> NDArray[Any]:
         """Copy the weight that the parameters start from."""
-        start = np.array(weight, order="C")
+        start = np.array(_checks.as_array(type(self).__name__, "weight", weight), order="C", subok=False)
         self.dtype = self._float_dtype(start.dtype, "weight")
         self.shape = start.shape
         return start.astype(self.dtype, copy=False)
@@ -50,4 +51,5 @@ class ReparametrizedWeight(Module, ABC):
             ValueError: the shape of `dw` does not fit.
             TypeError: `dw` is not a float array.
         """
+        self._flag("accumulate", accumulate)
         self._store(self._backward(dw, self._last_cache()), accumulate)

@@ -32,10 +32,8 @@ class RunningStatisticsLayer(ChannelLayer):
         self.num_features = self._integer("num_features", num_features, minimum=1)
         super().__init__(self.num_features, eps=eps, affine=affine, axis=axis, dtype=dtype)
         self.momentum = None if momentum is None else self._real("momentum", momentum, maximum=1)
-        self.running_var_ddof = self._integer("running_var_ddof", running_var_ddof)
-        if self.running_var_ddof not in (0, 1):
-            raise self._error("running_var_ddof", "must be 0 or 1", running_var_ddof)
-        self.track_running_stats = bool(track_running_stats)
+        self.running_var_ddof = self._zero_or_one("running_var_ddof", running_var_ddof)
+        self.track_running_stats = self._flag("track_running_stats", track_running_stats)
         self.running_mean: NDArray[Any] | None = None
         self.running_var: NDArray[Any] | None = None
         self.num_batches_tracked: NDArray[np.int64] | None = None

@@ -46,9 +46,7 @@ class AdaptiveInstanceNorm(Module):
         """See the class."""
         super().__init__()
         self.eps = self._real("eps", eps)
-        self.ddof = self._integer("ddof", ddof)
-        if self.ddof not in (0, 1):
-            raise self._error("ddof", "must be 0 or 1", ddof)
+        self.ddof = self._zero_or_one("ddof", ddof)
         self.axis = self._integer("axis", axis)
 
     def __call__(self, content: NDArray[Any], style: NDArray[Any], *, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -89,4 +87,5 @@ class AdaptiveInstanceNorm(Module):
             ValueError: the shape of `dy` or `out` does not fit.
             TypeError: `dy` is not a float array.
         """
+        self._flag("accumulate", accumulate)
         return adaptive_instance_norm_backward(dy, self._last_cache(), out=out)

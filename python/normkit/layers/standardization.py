@@ -48,7 +48,7 @@ class ScaledWeightStandardization(ReparametrizedWeight):
         if start.ndim < 2:
             raise self._error("weight", "must have at least two axes: output and input channels", f"shape {self.shape}")
         self.eps = self._real("eps", eps)
-        self.gain = bool(gain)
+        self.gain = self._flag("gain", gain)
         self._add_parameter("weight", start)
         if self.gain:
             self._add_parameter("gain", np.ones(self.shape[0], self.dtype))

@@ -4,9 +4,10 @@ use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use normkit::{Error, Result as CoreResult};
+use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyMemoryError, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBool;
+use pyo3::types::{PyBool, PyFloat};
 
 /// An argument as it came, or nothing where the default holds.
 pub(crate) struct Arg<'py>(pub(crate) Option<Bound<'py, PyAny>>);
@@ -44,8 +45,7 @@ pub(crate) fn describe(object: &Bound<'_, PyAny>) -> String {
 impl<'py> Arg<'py> {
     pub(crate) fn flag(&self, function: &str, name: &str, default: bool) -> PyResult<bool> {
         let Some(object) = &self.0 else { return Ok(default) };
-        let numpy_bool = || object.get_type().name().is_ok_and(|name| name == "bool_" || name == "bool");
-        if object.is_instance_of::<PyBool>() || numpy_bool() {
+        if is_bool(object) {
             return object.is_truthy();
         }
         Err(type_error(function, name, "be True or False", describe(object)))
@@ -53,7 +53,9 @@ impl<'py> Arg<'py> {
 
     pub(crate) fn float(&self, function: &str, name: &str, default: f64) -> PyResult<f64> {
         let Some(object) = &self.0 else { return Ok(default) };
-        if object.is_instance_of::<PyBool>() {
+        // Some versions of NumPy convert an array of one element, whatever its axes.
+        let array = || object.cast::<PyUntypedArray>().is_ok_and(|array| array.ndim() > 0);
+        if is_bool(object) || array() {
             return Err(type_error(function, name, "be a number", describe(object)));
         }
         object.extract().map_err(|error: PyErr| {
@@ -81,6 +83,12 @@ impl<'py> Arg<'py> {
     pub(crate) fn axis(&self, function: &str, default: i64, ndim: usize) -> PyResult<usize> {
         axis(function, self.integer(function, "axis", default)?, ndim)
     }
+}
+
+/// Python's or NumPy's; neither counts as a number.
+fn is_bool(object: &Bound<'_, PyAny>) -> bool {
+    let numpy = || object.get_type().name().is_ok_and(|name| name == "bool_" || name == "bool");
+    object.is_instance_of::<PyBool>() || (!object.is_exact_instance_of::<PyFloat>() && numpy())
 }
 
 pub(crate) fn integer(function: &str, name: &str, object: &Bound<'_, PyAny>) -> PyResult<i64> {

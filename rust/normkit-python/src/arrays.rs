@@ -5,7 +5,7 @@ use std::alloc::{Layout, alloc, dealloc};
 use normkit::layout::strides_like;
 use normkit::{Element, Tensor, TensorMut, overlaps_in_units, shape_text};
 use numpy::npyffi::{NPY_ARRAY_WRITEABLE, NpyTypes, PY_ARRAY_API, flags, get_type_object};
-use numpy::{PyArray1, PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods, dtype};
+use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods, dtype};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict};
@@ -485,9 +485,9 @@ impl Parameter {
         let array = self.array.bind(py);
         let descr = array.dtype();
         let new = if Dtype::of(&descr) == Some(Dtype::F32) && descr.is_native_byteorder() == Some(true) {
-            PyArray1::from_iter(py, values.iter().map(|&x| x as f32)).into_any()
+            vector_of::<f32>(py, Dtype::F32, values)?
         } else {
-            let wide = PyArray1::from_slice(py, values).into_any();
+            let wide = vector_of::<f64>(py, Dtype::F64, values)?;
             if descr.is_equiv_to(&dtype::<f64>(py)) { wide } else { copy(&wide, &descr, "C")?.into_any() }
         };
         if array.ndim() == 1 { Ok(new) } else { new.call_method1("reshape", (array.shape().to_vec(),)) }
@@ -617,9 +617,28 @@ impl Running {
     }
 }
 
+/// A new array of one axis with these values, rounded to its type.
+fn vector_of<'py, E: Element>(py: Python<'py>, dtype: Dtype, values: &[f64]) -> PyResult<Bound<'py, PyAny>> {
+    let array = Array::vector(py, dtype, values.len())?;
+    // SAFETY: contiguous, new and ours.
+    for (to, &x) in unsafe { array.slice_mut::<E>() }.iter_mut().zip(values) {
+        *to = E::from_f64(x);
+    }
+    Ok(array.object.into_any())
+}
+
+/// The numbers, if there is memory for them.
+pub(crate) fn collect(numbers: impl ExactSizeIterator<Item = f64>) -> PyResult<Vec<f64>> {
+    let mut collected = Vec::new();
+    let failed = |_| PyMemoryError::new_err(format!("normkit: cannot hold {} numbers", numbers.len()));
+    collected.try_reserve_exact(numbers.len()).map_err(failed)?;
+    collected.extend(numbers);
+    Ok(collected)
+}
+
 /// A read-only float64 array of this shape.
 pub(crate) fn statistics<'py>(py: Python<'py>, values: &[f64], shape: &[usize]) -> PyResult<Bound<'py, PyAny>> {
-    let array = PyArray1::from_slice(py, values).call_method1("reshape", (shape.to_vec(),))?;
+    let array = vector_of::<f64>(py, Dtype::F64, values)?.call_method1("reshape", (shape.to_vec(),))?;
     array.call_method1("setflags", (false,))?;
     Ok(array)
 }

@@ -4,7 +4,7 @@ use normkit::{Extras, Used, rstd};
 use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, describe, type_error, value_error};
-use crate::arrays::{Array, Channels, Output, Parameter, Running, overlaps, statistics, with_element};
+use crate::arrays::{Array, Channels, Output, Parameter, Running, collect, overlaps, statistics, with_element};
 use crate::epilogue::{Epilogue, Kept};
 
 /// What the backward pass of a batch norm needs: references to x and the parameters, and the statistics.
@@ -242,10 +242,11 @@ pub(crate) fn batch_norm<'py>(
             return Err(value_error(NAME, "running_mean", expected, "None"));
         };
         check_variances(NAME, "running_var", &var.values)?;
-        let rstds: Vec<f64> = var.values.iter().map(|&var| rstd(var, eps)).collect();
+        let rstds = collect(var.values.iter().map(|&var| rstd(var, eps)))?;
+        let means = collect(mean.values.iter().copied())?;
         let y = Array::output(NAME, &out, &x, Some(("x", &x)), &others)?;
         let y = inference(py, NAME, &x, axis, &mean.values, &rstds, scale, shift, &extras, y)?;
-        (y, mean.values.clone(), rstds)
+        (y, means, rstds)
     };
     let overwritten = overlaps(&x.object, y.cast()?)?;
     let x = x.object.into_any().unbind();
@@ -357,7 +358,7 @@ pub(crate) fn batch_norm_inference<'py>(
     let weight = Parameter::optional(NAME, "weight", weight, channels)?;
     let bias = Parameter::optional(NAME, "bias", bias, channels)?;
     check_variances(NAME, "var", &var.values)?;
-    let rstds: Vec<f64> = var.values.iter().map(|&var| rstd(var, eps)).collect();
+    let rstds = collect(var.values.iter().map(|&var| rstd(var, eps)))?;
     let scale = weight.as_ref().map(|p| &p.values[..]);
     let shift = bias.as_ref().map(|p| &p.values[..]);
     let others = [

@@ -1,11 +1,12 @@
 //! `moments` and the class of its results.
 
 use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyTuple};
 
 use crate::arguments::{Arg, axis as check_axis, compute, describe, integer, type_error, value_error};
-use crate::arrays::{Array, statistics, with_element};
+use crate::arrays::{Array, collect, statistics, with_element};
 
 /// Count, mean and sum of squared deviations of a set of values, for each position of the axes that were kept.
 ///
@@ -48,17 +49,24 @@ pub(crate) struct Moments {
 /// The shape and values of a float64 array made from `object`.
 fn wide(name: &str, object: &Bound<'_, PyAny>) -> PyResult<(Vec<usize>, Vec<f64>)> {
     let numpy = object.py().import("numpy")?;
-    let plain = numpy.call_method1("asarray", (object,))?;
+    // Nested lists of different lengths are no array, and an object's own `__array__` may raise anything.
+    let refused = |error: PyErr| {
+        if error.is_instance_of::<PyMemoryError>(object.py()) {
+            return error;
+        }
+        type_error("Moments", name, "be a float64 array", describe(object))
+    };
+    let plain = numpy.call_method1("asarray", (object,)).map_err(refused)?;
     if !plain.getattr("dtype")?.getattr("kind")?.extract::<String>()?.contains(['f', 'i', 'u']) {
         return Err(type_error("Moments", name, "be a float64 array", describe(object)));
     }
     // A copy: an array that came in a message, as pickles of `Moments` do, may lie at any address.
     let order = [("order", "C")].into_py_dict(object.py())?;
-    let array = numpy
-        .call_method("array", (object, numpy::dtype::<f64>(object.py())), Some(&order))
-        .map_err(|_| type_error("Moments", name, "be a float64 array", describe(object)))?;
+    let array =
+        numpy.call_method("array", (object, numpy::dtype::<f64>(object.py())), Some(&order)).map_err(refused)?;
     let array = array.cast::<PyArrayDyn<f64>>()?;
-    Ok((array.shape().to_vec(), array.to_vec()?))
+    // SAFETY: nobody else has this copy.
+    Ok((array.shape().to_vec(), collect(unsafe { array.as_slice()? }.iter().copied())?))
 }
 
 #[pymethods]
@@ -111,7 +119,7 @@ impl Moments {
         if ddof < 0 {
             return Err(value_error("Moments.var", "ddof", "be >= 0", ddof));
         }
-        let values: Vec<f64> = (0..self.mean.len()).map(|i| self.at(i).var(ddof as f64)).collect();
+        let values = collect((0..self.mean.len()).map(|i| self.at(i).var(ddof as f64)))?;
         statistics(py, &values, &self.shape)
     }
 
@@ -134,8 +142,8 @@ impl Moments {
             let expected = format!("have shape {}", normkit::shape_text(&self.shape));
             return Err(value_error(NAME, "other", expected, format!("shape {}", normkit::shape_text(&other.shape))));
         }
-        let merged = (0..self.mean.len()).map(|i| self.at(i).merge(other.at(i)));
-        let (mean, m2) = merged.map(|m| (m.mean, m.m2)).unzip();
+        let merged = || (0..self.mean.len()).map(|i| self.at(i).merge(other.at(i)));
+        let (mean, m2) = (collect(merged().map(|m| m.mean))?, collect(merged().map(|m| m.m2))?);
         let count = self.count.checked_add(other.count).filter(|&count| i64::try_from(count).is_ok());
         let Some(count) = count else {
             return Err(value_error(NAME, "other", "keep the count below 2**63", format!("count {}", other.count)));

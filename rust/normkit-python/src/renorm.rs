@@ -4,7 +4,7 @@ use normkit::{Used, rstd};
 use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, describe, type_error, value_error};
-use crate::arrays::{Array, Channels, Parameter, Running, overlaps, statistics, with_element};
+use crate::arrays::{Array, Channels, Parameter, Running, collect, overlaps, statistics, with_element};
 use crate::batch::{check_variances, gradient, inference, input};
 
 /// What the backward pass of a batch renorm needs: references to x and the parameters, and the statistics.
@@ -197,11 +197,12 @@ pub(crate) fn batch_renorm<'py>(
         }
         (y, of.mean, of.rstd, r, d)
     } else {
-        let rstds: Vec<f64> = running.var.values.iter().map(|&var| rstd(var, eps)).collect();
+        let rstds = collect(running.var.values.iter().map(|&var| rstd(var, eps)))?;
+        let unmoved = |x: f64| collect(running.mean.values.iter().map(|_| x));
+        let (r, d) = (unmoved(1.0)?, unmoved(0.0)?);
         let means = running.mean.values;
         let y = inference(py, NAME, &x, axis, &means, &rstds, scale, shift, &normkit::Extras::default(), y)?;
-        let count = means.len();
-        (y, means, rstds, vec![1.0; count], vec![0.0; count])
+        (y, means, rstds, r, d)
     };
     let overwritten = overlaps(&x.object, y.cast()?)?;
     let x = x.object.into_any().unbind();

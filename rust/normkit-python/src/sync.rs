@@ -4,7 +4,7 @@ use normkit::{Extras, ParameterGradients, Used};
 use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, describe, type_error};
-use crate::arrays::{Array, Channels, Parameter, statistics, with_element};
+use crate::arrays::{Array, Channels, Parameter, collect, statistics, with_element};
 use crate::batch::{BatchNormCache, check_variances, gradient, inference, input};
 
 /// The training forward pass with statistics that the caller has gathered: (y, cache).
@@ -33,7 +33,7 @@ pub(crate) fn batch_norm_with_statistics<'py>(
     let weight = Parameter::optional(NAME, "weight", weight, channels)?;
     let bias = Parameter::optional(NAME, "bias", bias, channels)?;
     check_variances(NAME, "var", &var.values)?;
-    let rstd: Vec<f64> = var.values.iter().map(|&var| normkit::rstd(var, eps)).collect();
+    let rstd = collect(var.values.iter().map(|&var| normkit::rstd(var, eps)))?;
     let scale = weight.as_ref().map(|p| &p.values[..]);
     let shift = bias.as_ref().map(|p| &p.values[..]);
     let apart = [

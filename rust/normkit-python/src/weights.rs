@@ -343,6 +343,10 @@ pub(crate) fn spectral_norm<'py>(
     dim: Arg<'py>,
 ) -> PyResult<(Bound<'py, PyAny>, SpectralNormCache)> {
     const NAME: &str = "spectral_norm";
+    /// Bytes that the iterations of a part read, about: some tenths of a second.
+    const PART: usize = 1 << 31;
+    /// Iterations of a part, however small the weight.
+    const MOST: usize = 1 << 12;
     let weight = input(NAME, "weight", weight, 1)?;
     let dim = axis(NAME, "weight", dim.integer(NAME, "dim", 0)?, &weight)?;
     let iterations = n_power_iterations.integer(NAME, "n_power_iterations", 1)?;
@@ -357,14 +361,27 @@ pub(crate) fn spectral_norm<'py>(
     let columns = shape[..dim].iter().chain(&shape[dim + 1..]).product();
     let v = Parameter::required(NAME, "v", v, Channels { count: columns, of: &of })?;
     let w = Array::output(NAME, &Arg(None), &weight, None, &[])?;
-    let of = with_element!(weight.dtype, E => {
-        // SAFETY: from `Array::output`, for this call alone.
-        let (from, mut to) = (weight.tensor::<E>(), unsafe { w.tensor_mut::<E>() });
-        let (u, v) = (&u.values, &v.values);
-        compute(py, NAME, weight.bytes(), move || {
-            normkit::spectral_norm(&from, dim, u, v, iterations, eps, &mut to)
-        })
-    })?;
+    let (mut left, mut so_far) = (iterations, None);
+    let of = loop {
+        // Many iterations go in parts, to the same result, so that Ctrl-C can end the call between them.
+        let part = left.min((PART / weight.bytes().max(1)).clamp(16, MOST));
+        let of = with_element!(weight.dtype, E => {
+            // SAFETY: from `Array::output`, for this call alone.
+            let (from, mut to) = (weight.tensor::<E>(), unsafe { w.tensor_mut::<E>() });
+            let (u, v) = so_far.as_ref().map_or((&u.values, &v.values), |of: &SingularTriple| (&of.u, &of.v));
+            compute(py, NAME, weight.bytes(), move || {
+                normkit::spectral_norm(&from, dim, u, v, part, eps, &mut to)
+            })
+        })?;
+        left -= part;
+        if left == 0 {
+            break of;
+        }
+        // Small parts keep the interpreter's lock: others have a turn here.
+        py.detach(|| ());
+        py.check_signals()?;
+        so_far = Some(of);
+    };
     let shapes = [u, v].map(|vector| vector.array.bind(py).shape().to_vec());
     let w = w.finish()?;
     Ok((w, SpectralNormCache { weight: weight.object.into_any().unbind(), dim, of, shapes }))

@@ -40,6 +40,15 @@ pub(crate) fn zeros<T: Clone + Default>(n: usize) -> Result<Vec<T>> {
     Ok(zeros)
 }
 
+/// All of these, if there is memory for them.
+pub(crate) fn gathered<T>(items: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>> {
+    let mut all = Vec::new();
+    let failed = |_| Error::new(Error::MEMORY, format!("hold {} numbers", items.len()), "not enough of it");
+    all.try_reserve_exact(items.len()).map_err(failed)?;
+    all.extend(items);
+    Ok(all)
+}
+
 /// What every fallible function here returns.
 pub type Result<T> = std::result::Result<T, Error>;
 

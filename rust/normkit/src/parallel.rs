@@ -323,6 +323,12 @@ impl<'a> Slots<'a> {
         Slots(unsafe { std::slice::from_raw_parts(data.as_mut_ptr().cast(), data.len()) })
     }
 
+    /// Some of them.
+    #[inline(always)]
+    pub(crate) fn part(self, range: Range<usize>) -> Self {
+        Slots(&self.0[range])
+    }
+
     #[inline(always)]
     pub(crate) fn set(self, i: usize, x: f64) {
         self.0[i].store(x.to_bits(), Ordering::Relaxed);

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use crate::layout::Grid;
 use crate::machine::Caches;
+use crate::simd::AT_ONCE;
 
 /// Elements of a block of rows: 16 KiB of float32, half of a common L1.
 const BLOCK: usize = 4096;
@@ -180,6 +181,7 @@ pub(crate) fn tile_statistics(grid: &Grid) -> usize {
     // Whole lines, where a few statistics make one.
     let lines = 16 / gcd(16, grid.fold);
     let most = (TILE / grid.fold).max(1);
+    let most = if grid.in_lines() { most.min(AT_ONCE) } else { most };
     (if most >= lines { most / lines * lines } else { most }).min(grid.width)
 }
 
@@ -197,4 +199,19 @@ fn stream(written: usize, caches: &Caches) -> bool {
 /// How many parts `samples` are divided into; depends on nothing else, as each has sums of its own.
 pub(crate) fn sample_parts(samples: usize) -> usize {
     samples.div_ceil(samples.div_ceil(SAMPLE_PARTS).max(1))
+}
+
+/// How many adjacent runs a task takes where parameters vary inside them, and a sample has `runs`: with what is added up
+/// beside them they fit in the first-level cache.
+pub(crate) fn runs_together(grid: &Grid, runs: usize) -> usize {
+    const ELEMENTS: usize = 1024;
+    runs.div_ceil(runs.div_ceil((ELEMENTS / grid.len).max(1)))
+}
+
+/// How many parts the samples are divided into then: enough to go round, and each long enough that sums of its own cost
+/// little. Depends on the grid alone.
+pub(crate) fn runs_parts(grid: &Grid, runs: usize) -> usize {
+    const TASKS: usize = 16;
+    const SAMPLES: usize = 8;
+    TASKS.div_ceil(runs.div_ceil(runs_together(grid, runs))).min(grid.rows / runs / SAMPLES).max(1)
 }

@@ -82,6 +82,11 @@ impl<'a, T: Real> Input<'a, T> {
         self.direct.is_some()
     }
 
+    /// Whether an output begins at the same place.
+    pub(crate) fn begins_with(&self, out: &Output<'a, T>) -> bool {
+        self.direct.zip(out.direct).is_some_and(|((of, _), (out, _))| of.begins_with(out))
+    }
+
     /// Columns of some rows of kept position `k`; through `stage` where they cannot be used in place.
     #[inline(always)]
     pub(crate) fn tile<'t>(

@@ -1,7 +1,7 @@
 //! One pass over a block: y = (x − mean)·scale + shift, dx = a·dy + (b·x̂ + c), x̂ = (x − mean)·rstd.
 
 use super::activation::Activation;
-use crate::simd::{Real, Simd, Tile, TileMut, map};
+use crate::simd::{Lines, LinesMut, Real, Simd, Tile, TileMut, map, map_lines};
 
 /// Coefficients of the forward pass for one cell.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -59,6 +59,8 @@ pub trait Coefficients<T: Real, const K: usize, const J: usize>: Copy + Send + S
     const NONE: Self;
     /// Whether the code is long, so that one copy of it is enough.
     const HEAVY: bool = false;
+    /// Whether cells may wait while others are reduced, which takes code of its own.
+    const WAITS: bool = false;
     /// The coefficients of a cell, in order.
     fn coefficients(self) -> [T; J];
     /// The output.
@@ -88,16 +90,23 @@ fn output<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K: usize, const J
     if second { like.second(s, operands, coefficients) } else { like.of(s, operands, coefficients) }
 }
 
-/// A block of one cell; a short run if it is a `LINE`.
+/// A cell's coefficients in registers.
 #[inline(always)]
-pub(crate) fn apply_rows<
-    T: Real,
-    S: Simd<T>,
-    B: Coefficients<T, K, J>,
-    const K: usize,
-    const J: usize,
-    const LINE: bool,
->(
+pub(crate) fn splat<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K: usize, const J: usize>(
+    s: S,
+    cell: B,
+) -> [S::V; J] {
+    let values = cell.coefficients();
+    let mut coefficients = [s.splat(T::ZERO); J];
+    for j in 0..J {
+        coefficients[j] = s.splat(values[j]);
+    }
+    coefficients
+}
+
+/// A block of one cell.
+#[inline(always)]
+pub(crate) fn apply_rows<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K: usize, const J: usize>(
     s: S,
     tiles: [Tile<T>; K],
     out: TileMut<T>,
@@ -105,12 +114,8 @@ pub(crate) fn apply_rows<
     second: bool,
     stream: bool,
 ) {
-    let values = cell.coefficients();
-    let mut coefficients = [s.splat(T::ZERO); J];
-    for j in 0..J {
-        coefficients[j] = s.splat(values[j]);
-    }
-    if B::HEAVY || LINE {
+    let coefficients = splat(s, cell);
+    if B::HEAVY {
         let f = inlined(
             #[inline(always)]
             |operands, []| output(s, cell, second, operands, coefficients),
@@ -123,6 +128,26 @@ pub(crate) fn apply_rows<
         );
         map::<T, S, K, 0, false>(s, tiles, [], out, stream, f);
     }
+}
+
+/// A block of lines, each of its own cell.
+#[inline(always)]
+pub(crate) fn apply_lines<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K: usize, const J: usize>(
+    s: S,
+    lines: [Lines<T>; K],
+    out: &LinesMut<T>,
+    cells: &[B],
+    second: bool,
+) {
+    map_lines(
+        s,
+        lines,
+        out,
+        #[inline(always)]
+        |l| splat(s, cells[l]),
+        #[inline(always)]
+        |operands, coefficients| output(s, cells[0], second, operands, coefficients),
+    );
 }
 
 /// A block of columns; `along` are the coefficients by column, `like` any of the cells.
@@ -158,6 +183,7 @@ pub(crate) fn affine<T: Real, S: Simd<T>>(s: S, x: S::V, [mean, scale, shift]: [
 }
 
 impl<T: Real> Coefficients<T, 1, 3> for Affine<T> {
+    const WAITS: bool = true;
     const NONE: Self = Affine::EMPTY;
     #[inline(always)]
     fn coefficients(self) -> [T; 3] {
@@ -213,6 +239,7 @@ fn backward<T: Real, S: Simd<T>>(s: S, x: S::V, dz: S::V, [mean, rstd, a, b, c]:
 }
 
 impl<T: Real> Coefficients<T, 2, 5> for GradAffine<T> {
+    const WAITS: bool = true;
     const NONE: Self = GradAffine { mean: T::ZERO, rstd: T::ZERO, a: T::ZERO, b: T::ZERO, c: T::ZERO };
     #[inline(always)]
     fn coefficients(self) -> [T; 5] {

@@ -6,6 +6,7 @@
 pub(crate) mod activation;
 pub(crate) mod apply;
 pub(crate) mod flow;
+pub(crate) mod lines;
 pub(crate) mod reduce;
 
 use std::ops::Range;

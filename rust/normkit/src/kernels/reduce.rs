@@ -6,7 +6,7 @@ use super::Pattern;
 use super::apply::Affine;
 use super::flow::Flow;
 use crate::moments::Moments;
-use crate::simd::{Behind, Real, Simd, Tile, columns, lanes, short_lanes};
+use crate::simd::{Behind, Kernel, Real, Simd, Tile, columns, lanes, short_lanes};
 
 /// Σdy and Σdy·(x − mean) of one cell.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -57,19 +57,19 @@ impl<T: Real> Scratch<T> {
 
 /// Whether float lanes can be trusted with a sum of products: neither overflow nor underflow has touched it.
 #[inline(always)]
-fn trusted<T: Real>(sum: f64) -> bool {
-    sum.abs() >= T::TINY && sum.abs() < f64::INFINITY
+pub(crate) fn trusted<T: Real>(sum: f64) -> bool {
+    (sum.abs() >= T::TINY) & (sum.abs() < f64::INFINITY)
 }
 
 /// Moments about a point near the mean: blocks are added without a division, and none waits for the one before it.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct MomentSums {
-    count: f64,
-    at: f64,
+    pub(super) count: f64,
+    pub(super) at: f64,
     /// Σ(x − at)
-    sum: f64,
+    pub(super) sum: f64,
     /// Σ(x − at)²
-    squares: f64,
+    pub(super) squares: f64,
 }
 
 impl MomentSums {
@@ -117,9 +117,9 @@ impl MomentSums {
 }
 
 /// Elements that a first guess of a mean is taken from…
-const SAMPLE: usize = 128;
+pub(super) const SAMPLE: usize = 128;
 /// …in so many places, as neighbours are alike.
-const PLACES: usize = 4;
+pub(super) const PLACES: usize = 4;
 
 /// Some of the rows of a block of columns of which each has so many elements of a statistic.
 #[inline(always)]
@@ -131,7 +131,7 @@ fn sample<T: Real>(x: Tile<T>, each: usize) -> Tile<T> {
 /// Whether a guess was close enough to the mean: within half a standard deviation, so that taking the square of what is
 /// between them off the sum of squares costs no more than a third in accuracy. False for NaN.
 #[inline(always)]
-fn close(count: f64, sum: f64, squares: f64) -> bool {
+pub(super) fn close(count: f64, sum: f64, squares: f64) -> bool {
     sum * sum * 4.0 <= squares * count
 }
 
@@ -152,9 +152,9 @@ fn rough_mean<T: Real, S: Simd<T>>(s: S, x: Tile<T>) -> T {
 
 /// Sums of deviations from `at` and of their squares.
 #[inline(always)]
-fn squares_of<T: Real, S: Simd<T>, const LINE: bool>(s: S, x: Tile<T>, at: T, behind: &mut impl Behind) -> [f64; 2] {
+fn squares_of<T: Real, S: Simd<T>>(s: S, x: Tile<T>, at: T, behind: &mut impl Behind) -> [f64; 2] {
     let v = s.splat(at);
-    lanes_of::<T, S, 1, 2, LINE>(
+    lanes(
         s,
         [x],
         [at],
@@ -165,18 +165,6 @@ fn squares_of<T: Real, S: Simd<T>, const LINE: bool>(s: S, x: Tile<T>, at: T, be
             [d, s.mul(d, d)]
         },
     )
-}
-
-/// [`lanes`], or [`short_lanes`] for a line.
-#[inline(always)]
-fn lanes_of<T: Real, S: Simd<T>, const K: usize, const M: usize, const LINE: bool>(
-    s: S,
-    tiles: [Tile<T>; K],
-    fill: [T; K],
-    behind: &mut impl Behind,
-    f: impl Fn([S::V; K]) -> [S::V; M],
-) -> [f64; M] {
-    if LINE { short_lanes(s, tiles, fill, f) } else { lanes(s, tiles, fill, behind, f) }
 }
 
 /// Whether every element is `at`. (Sums of squares can be zero by underflow too.)
@@ -199,25 +187,58 @@ fn is_constant<T: Real, S: Simd<T>>(s: S, x: Tile<T>, at: T) -> bool {
 /// Merges the moments of a block into those of the blocks before it, about the same point unless that proves to be far
 /// from the block's mean.
 #[inline(always)]
-pub(crate) fn moments_rows<T: Real, S: Simd<T>, const LINE: bool>(
-    s: S,
-    x: Tile<T>,
-    into: &mut MomentSums,
-    behind: &mut impl Behind,
-) {
+pub(crate) fn moments_rows<T: Real, S: Simd<T>>(s: S, x: Tile<T>, into: &mut MomentSums, behind: &mut impl Behind) {
     let count = (x.rows() * x.len()) as f64;
-    let mut at = if into.count > 0.0 { T::from_f64(into.at) } else { rough_mean(s, x.places(PLACES, SAMPLE / PLACES)) };
-    let mut sums = squares_of::<T, S, LINE>(s, x, at, behind);
-    if !close(count, sums[0], sums[1]) && sums[1] != 0.0 {
-        at = rough_mean(s, x);
-        sums = squares_of::<T, S, LINE>(s, x, at, &mut ());
-    }
+    let at = if into.count > 0.0 { T::from_f64(into.at) } else { rough_mean(s, x.places(PLACES, SAMPLE / PLACES)) };
+    let sums = squares_of(s, x, at, behind);
     let [sum, squares] = sums;
-    *into = into.merge(if trusted::<T>(squares) || (squares == 0.0 && is_constant(s, x, at)) {
+    let good = close(count, sum, squares) && trusted::<T>(squares);
+    *into = into.merge(if good {
         MomentSums { count, at: at.to_f64(), sum, squares }
     } else {
-        moments_wide(x.values())
+        s.call(MomentsAgain { x, at, sums })
     });
+}
+
+/// The moments of a block where the guess of its mean was far off, or the squares have left the range of `T`.
+struct MomentsAgain<'t, T> {
+    x: Tile<'t, T>,
+    at: T,
+    sums: [f64; 2],
+}
+
+impl<T: Real> Kernel<T> for MomentsAgain<'_, T> {
+    type Output = MomentSums;
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) -> MomentSums {
+        let MomentsAgain { x, mut at, mut sums } = self;
+        let count = (x.rows() * x.len()) as f64;
+        if !close(count, sums[0], sums[1]) && sums[1] != 0.0 {
+            at = rough_mean(s, x);
+            sums = squares_of(s, x, at, &mut ());
+        }
+        let [sum, squares] = sums;
+        if trusted::<T>(squares) || (squares == 0.0 && is_constant(s, x, at)) {
+            MomentSums { count, at: at.to_f64(), sum, squares }
+        } else {
+            moments_wide(x.values())
+        }
+    }
+}
+
+/// [`moments_rows`] as a function of its own.
+pub(super) struct MomentsOfRows<'t, T> {
+    pub(super) x: Tile<'t, T>,
+    pub(super) into: MomentSums,
+}
+
+impl<T: Real> Kernel<T> for MomentsOfRows<'_, T> {
+    type Output = MomentSums;
+    #[inline(always)]
+    fn eval<S: Simd<T>>(mut self, s: S) -> MomentSums {
+        moments_rows(s, self.x, &mut self.into, &mut ());
+        self.into
+    }
 }
 
 /// Merges the moments of the columns of a block into those of their statistics, which all have one count.
@@ -341,7 +362,7 @@ fn moments_wide<T: Real>(values: impl Iterator<Item = T> + Clone) -> MomentSums 
 
 /// Σdz and Σdz·(x − mean) over all elements of a block.
 #[inline(always)]
-pub(crate) fn gradient_rows<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize, const LINE: bool>(
+pub(crate) fn gradient_rows<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize>(
     s: S,
     tiles: [Tile<T>; K],
     cell: Affine<T>,
@@ -351,7 +372,7 @@ pub(crate) fn gradient_rows<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize, 
     let along = Affine { mean: s.splat(cell.mean), scale: s.splat(cell.scale), shift: s.splat(cell.shift) };
     let mut fill = [T::ZERO; K];
     fill[0] = cell.mean;
-    let [sum, dot] = lanes_of::<T, S, K, 2, LINE>(
+    let [sum, dot] = lanes(
         s,
         tiles,
         fill,
@@ -362,10 +383,49 @@ pub(crate) fn gradient_rows<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize, 
             [dz, s.mul(dz, flow.deviation(s, operands, along))]
         },
     );
-    if sum.is_finite() && (trusted::<T>(dot) || (dot == 0.0 && vanishes(s, tiles, fill, cell, along, flow))) {
+    if sum.is_finite() && trusted::<T>(dot) {
         GradSums { dy: sum, dot }
     } else {
-        gradient_wide(elements(tiles, 0..tiles[0].len()), cell, flow)
+        s.call(GradientAgain { tiles, cell, flow, sums: GradSums { dy: sum, dot } })
+    }
+}
+
+/// The sums of a block where they have left the range of `T`, or are zero.
+struct GradientAgain<'t, T, F, const K: usize> {
+    tiles: [Tile<'t, T>; K],
+    cell: Affine<T>,
+    flow: F,
+    sums: GradSums,
+}
+
+impl<T: Real, F: Flow<T, K>, const K: usize> Kernel<T> for GradientAgain<'_, T, F, K> {
+    type Output = GradSums;
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) -> GradSums {
+        let GradientAgain { tiles, cell, flow, sums } = self;
+        let along = Affine { mean: s.splat(cell.mean), scale: s.splat(cell.scale), shift: s.splat(cell.shift) };
+        let mut fill = [T::ZERO; K];
+        fill[0] = cell.mean;
+        if sums.dy.is_finite() && sums.dot == 0.0 && vanishes(s, tiles, fill, cell, along, flow) {
+            sums
+        } else {
+            gradient_wide(elements(tiles, 0..tiles[0].len()), cell, flow)
+        }
+    }
+}
+
+/// [`gradient_rows`] as a function of its own.
+pub(super) struct GradientOfRows<'t, T, F, const K: usize> {
+    pub(super) tiles: [Tile<'t, T>; K],
+    pub(super) cell: Affine<T>,
+    pub(super) flow: F,
+}
+
+impl<T: Real, F: Flow<T, K>, const K: usize> Kernel<T> for GradientOfRows<'_, T, F, K> {
+    type Output = GradSums;
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) -> GradSums {
+        gradient_rows(s, self.tiles, self.cell, self.flow, &mut ())
     }
 }
 

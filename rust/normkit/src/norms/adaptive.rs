@@ -4,7 +4,7 @@ use super::group::{Grouping, affine_per_sample, group_norm_fused, group_norm_fus
 use super::mechanics::{Extras, Operand};
 use super::{Statistics, channels, moments};
 use crate::element::Element;
-use crate::error::{Error, Result, shape_text};
+use crate::error::{Error, Result, gathered, shape_text};
 use crate::tensor::{Tensor, TensorMut};
 
 /// Both sides' statistics, (samples, channels) in row-major order.
@@ -52,9 +52,9 @@ pub fn adaptive_instance_norm<E: Element, S: Element>(
     // Statistics of `moments` are in the order of axes; ours have samples first.
     let at = |i: usize| if axis == 0 { i % channels * cells.0 + i / channels } else { i };
     let all = cells.0 * cells.1;
-    let style_mean: Vec<f64> = (0..all).map(|i| of_style.mean[at(i)]).collect();
+    let style_mean = gathered((0..all).map(|i| of_style.mean[at(i)]))?;
     let deviation = |m2: f64| (m2 / (of_style.count - ddof) as f64 + eps).sqrt();
-    let style_std: Vec<f64> = (0..all).map(|i| deviation(of_style.m2[at(i)])).collect();
+    let style_std = gathered((0..all).map(|i| deviation(of_style.m2[at(i)])))?;
     let grouping = Grouping { groups: channels, ddof: ddof as f64, per_sample: true };
     let (scale, shift) = (Some(&style_std[..]), Some(&style_mean[..]));
     let statistics = group_norm_fused(content, axis, grouping, scale, shift, eps, &Extras::default(), y)?;
@@ -86,7 +86,7 @@ pub fn adaptive_instance_norm_backward<E: Element, S: Element>(
     // A style's gradient is an affine map of the style: of dmean/M and dstd·(style − mean)/((M − ddof)·std).
     let divisor = (*style_count - ddof) as f64;
     let of = |dstd: f64, std: f64| if std == 0.0 { 0.0 } else { dstd / (divisor * std) };
-    let scale: Vec<f64> = gradients.weight.iter().zip(style_std).map(|(&dstd, &std)| of(dstd, std)).collect();
-    let shift: Vec<f64> = gradients.bias.iter().map(|&dmean| dmean / *style_count as f64).collect();
+    let scale = gathered(gradients.weight.iter().zip(style_std).map(|(&dstd, &std)| of(dstd, std)))?;
+    let shift = gathered(gradients.bias.iter().map(|&dmean| dmean / *style_count as f64))?;
     affine_per_sample(style, axis, style_mean, &scale, &shift, dstyle)
 }

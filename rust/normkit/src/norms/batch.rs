@@ -7,14 +7,14 @@ use super::{
     plan, rstd,
 };
 use crate::element::Element;
-use crate::error::{Error, Result, zeros};
+use crate::error::{Error, Result, gathered, zeros};
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, GradAffine, Scale};
 use crate::kernels::reduce::GradSums;
 use crate::layout::{Grid, LONG, Walk, grid, keep, plain_grid};
 use crate::moments::Moments;
 use crate::parallel::Slots;
-use crate::pass::{OfAffine, Pass, Passes, Reduction, SumsOf};
+use crate::pass::{Pass, Passes, Reduction};
 use crate::plan::Work;
 use crate::simd::Real;
 use crate::tensor::{Tensor, TensorMut};
@@ -149,7 +149,7 @@ fn training<E: Element>(
     };
     let mask = extras.mask.as_ref().map(|of| Input::mask(of, &mask));
     Forward { grid, x: x.clone(), mask, cells_grid: grid, cells_x: x, beside, out, cells: 1, samples: 1 }
-        .run(isa, rule);
+        .run(isa, rule)?;
     Ok(statistics)
 }
 
@@ -189,14 +189,14 @@ pub fn batch_norm_inference_fused<E: Element>(
     }
     check_like("out", x, y)?;
     extras.check(&x.shape, axis)?;
-    let cells = (0..channels).map(|c| cell(c, mean, rstd, weight, bias)).collect();
+    let cells = gathered((0..channels).map(|c| cell(c, mean, rstd, weight, bias)))?;
     let isa = isa()?;
     if x.size() == 0 {
         return Ok(());
     }
     let [residual, mask] = extras.strides(&x.strides);
     let (grid, [from, to, residual, mask]) = inference_grid(x, axis, [&x.strides, &y.strides, residual, mask]);
-    affine::<E::Compute>(grid, Input::new(x, &from), extras.inputs(&residual, &mask), Output::new(y, &to), cells, isa);
+    affine::<E::Compute>(grid, Input::new(x, &from), extras.inputs(&residual, &mask), Output::new(y, &to), cells, isa)?;
     Ok(())
 }
 
@@ -315,7 +315,7 @@ pub fn batch_norm_fused_backward<E: Element, R: Element>(
         samples: 1,
         frozen,
     }
-    .run(isa, rule);
+    .run(isa, rule)?;
     Ok(gradients)
 }
 
@@ -337,7 +337,7 @@ pub fn batch_renorm_backward<E: Element>(
     for (name, values) in [("weight", weight), ("r", Some(r)), ("d", Some(d))] {
         check_parameter(name, values, channels, axis)?;
     }
-    let scaled: Vec<f64> = (0..channels).map(|c| parameter(weight, c, 1.0) * r[c]).collect();
+    let scaled = gathered((0..channels).map(|c| parameter(weight, c, 1.0) * r[c]))?;
     let extras = Extras::default();
     let mut gradients = batch_norm_fused_backward::<E, E>(dy, x, axis, used, Some(&scaled), None, &extras, dx, None)?;
     for c in 0..channels {
@@ -371,8 +371,8 @@ pub fn batch_norm_gradient_sums<E: Element, G: Element>(
     }
     let (grid, [from, along]) = grid(&x.shape, &keep(x.shape.len(), [axis]), [&x.strides, &dy.strides]);
     let (dots, dys) = (Slots::new(&mut sums_of.weight), Slots::new(&mut sums_of.bias));
-    let rule = |c: usize, of: &[SumsOf<OfAffine>], _: &mut [Scale<E::Compute>]| {
-        let sums = of[0].sums.about::<E::Compute>(mean[c]);
+    let rule = |c: usize, of: &[GradSums], _: &mut [Scale<E::Compute>]| {
+        let sums = of[0].about::<E::Compute>(mean[c]);
         dots.set(c, sums.dot);
         dys.set(c, sums.dy);
     };
@@ -382,7 +382,7 @@ pub fn batch_norm_gradient_sums<E: Element, G: Element>(
     let reduce = Reduction { grid, inputs, known: &known, activation, mask: None };
     let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
     let read = x.size() * (size_of::<E>() + size_of::<G>());
-    Passes::backward_frozen(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }));
+    Passes::backward_frozen(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }))?;
     Ok(sums_of)
 }
 
@@ -412,18 +412,16 @@ pub fn batch_norm_gradient_apply<E: Element, G: Element>(
     if x.size() == 0 {
         return Ok(());
     }
-    let cells: Vec<GradAffine<E::Compute>> = (0..channels)
-        .map(|c| {
-            let of = GradSums { dy: sums.bias[c], dot: sums.weight[c] };
-            gradient(mean[c], rstd[c], parameter(weight, c, 1.0) * rstd[c], of, count)
-        })
-        .collect();
+    let cells: Vec<GradAffine<E::Compute>> = gathered((0..channels).map(|c| {
+        let of = GradSums { dy: sums.bias[c], dot: sums.weight[c] };
+        gradient(mean[c], rstd[c], parameter(weight, c, 1.0) * rstd[c], of, count)
+    }))?;
     let strides = [&x.strides[..], &dy.strides, &dx.strides];
     let (grid, [from, along, to]) = grid(&x.shape, &keep(x.shape.len(), [axis]), strides);
     let inputs = [Input::new(x, &from), Input::new(dy, &along)];
     let apply = crate::pass::Application { grid, inputs, out: Output::new(dx, &to), second: None, mask: None };
     let (read, written) = (x.size() * (size_of::<E>() + size_of::<G>()), x.size() * size_of::<E>());
-    Passes::backward_affine(&apply, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written }), &cells);
+    Passes::backward_affine(&apply, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written }), &cells)?;
     Ok(())
 }
 

@@ -1,21 +1,28 @@
 //! Group normalization (Wu & He 2018), instance normalization (Ulyanov, Vedaldi & Lempitsky 2016: groups of one channel)
 //! and adaptive instance normalization (Huang & Belongie 2017): statistics of a group of channels within a sample.
 
-use super::mechanics::{Backward, Extras, Forward, Operand, affine};
+use super::mechanics::{Backward, BackwardRuns, Extras, Forward, Operand, affine, sum_parts};
 use super::{
     ParameterGradients, Statistics, channels, check_eps, check_like, check_parameter, check_shape, isa, parameter, rstd,
 };
 use crate::element::Element;
-use crate::error::{Error, Result, shape_text, zeros};
+use crate::error::{Error, Result, gathered, shape_text, zeros};
+use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, GradAffine};
 use crate::kernels::reduce::GradSums;
 use crate::layout::{grid, keep};
 use crate::moments::Moments;
 use crate::parallel::Slots;
+use crate::pass::Runs;
 use crate::plan::sample_parts;
-use crate::simd::Real;
+use crate::simd::{Isa, Real};
 use crate::tensor::{Tensor, TensorMut};
 use crate::view::{Input, Output};
+
+/// Channels with fewer elements than this are not worth being taken one by one in the backward pass…
+const SHORT: usize = 128;
+/// …if a group has no more than so many: with what is added up beside it, it fits in a first-level cache.
+const RUN: usize = 1024;
 
 /// How statistics are taken, and what parameters belong to.
 #[derive(Clone, Copy, Debug)]
@@ -152,8 +159,17 @@ pub fn group_norm_fused<E: Element>(
         cells: width,
         samples,
     }
-    .run(isa, rule);
+    .run(isa, rule)?;
     Ok(statistics)
+}
+
+/// The elements of a channel of a sample, where they follow each other in memory, channel by channel, and are too few to
+/// be worth a kernel call each: groups are taken whole then, with parameters that vary inside them.
+fn short_channels<E>(x: &Tensor<E>, axis: usize, width: usize, per_sample: bool, extras: &Extras) -> Option<usize> {
+    let samples = usize::from(axis == 0);
+    let fold = (0..x.shape.len()).filter(|&i| i != axis && i != samples).map(|i| x.shape[i]).product::<usize>();
+    let plain = extras.activation == Activation::Identity && extras.residual.is_none() && !per_sample;
+    (plain && x.size() > 0 && width > 1 && fold < SHORT && x.strides[axis] == fold as isize).then_some(fold)
 }
 
 fn check_no_mask(extras: &Extras) -> Result<()> {
@@ -219,10 +235,16 @@ pub fn group_norm_fused_backward<E: Element, R: Element>(
         check_like("dresidual", x, dresidual)?;
     }
     let isa = isa()?;
+    if let Some(fold) = short_channels(x, axis, width, per_sample, extras).filter(|_| dresidual.is_none()) {
+        let groups = Short { groups, width, fold, ddof };
+        if let Some(gradients) = groups.backward(dy, x, axis, [mean, rstd], weight, dx, isa) {
+            return gradients;
+        }
+    }
     // Sums over samples are taken in parts; parameters of one sample have one.
     let parts = if per_sample { 1 } else { sample_parts(samples) };
     let mut dweight = zeros::<f64>(parts.max(1) * parameters)?;
-    let mut dbias = dweight.clone();
+    let mut dbias = zeros::<f64>(dweight.len())?;
     if x.size() > 0 {
         let [residual, _] = extras.strides(&x.strides);
         let second = dresidual.as_ref().map_or(&x.strides, |of| &of.strides);
@@ -239,12 +261,14 @@ pub fn group_norm_fused_backward<E: Element, R: Element>(
         let rule = |t: usize, sums: &[GradSums], cells: &mut [GradAffine<E::Compute>]| {
             let (mean, rstd, first) = (mean[t], rstd[t], first(t));
             let slot = if per_sample { first } else { t / groups / part * channels + first };
+            let (dweight, dbias) = (dweight.part(slot..slot + width), dbias.part(slot..slot + width));
+            let weight = weight.map(|weight| &weight[first..first + width]);
             let (mut dot, mut dy) = (0.0, 0.0);
             for (i, sums) in sums.iter().enumerate() {
                 let sums = sums.about::<E::Compute>(mean);
-                dweight.add(slot + i, sums.dot * rstd);
-                dbias.add(slot + i, sums.dy);
-                let weight = parameter(weight, first + i, 1.0);
+                dweight.add(i, sums.dot * rstd);
+                dbias.add(i, sums.dy);
+                let weight = parameter(weight, i, 1.0);
                 dot += weight * sums.dot;
                 dy += weight * sums.dy;
             }
@@ -252,8 +276,7 @@ pub fn group_norm_fused_backward<E: Element, R: Element>(
             let c = -rstd * dy / count;
             let alike = GradAffine::new(mean, rstd, 0.0, b, c);
             for (i, cell) in cells.iter_mut().enumerate() {
-                let a = Real::from_f64(parameter(weight, first + i, 1.0) * rstd);
-                *cell = GradAffine { a, ..alike };
+                *cell = GradAffine { a: Real::from_f64(parameter(weight, i, 1.0) * rstd), ..alike };
             }
         };
         Backward {
@@ -262,13 +285,18 @@ pub fn group_norm_fused_backward<E: Element, R: Element>(
             dy: dy.input(&along),
             beside: extras.inputs(&residual, &residual),
             known: &|from, cells| {
+                let plain = extras.activation == Activation::Identity;
                 let mut start = from;
                 while start < from + cells.len() {
                     let t = start / width;
                     let end = ((t + 1) * width).min(from + cells.len());
-                    let c = first(t) + start % width;
-                    for (c, cell) in (c..).zip(&mut cells[start - from..end - from]) {
-                        *cell = Affine::new(mean[t], parameter(weight, c, 1.0) * rstd[t], parameter(bias, c, 0.0));
+                    let (c, cells) = (first(t) + start % width, &mut cells[start - from..end - from]);
+                    if plain {
+                        cells.fill(Affine { mean: Real::from_f64(mean[t]), ..Affine::EMPTY });
+                    } else {
+                        for (c, cell) in (c..).zip(cells) {
+                            *cell = Affine::new(mean[t], parameter(weight, c, 1.0) * rstd[t], parameter(bias, c, 0.0));
+                        }
                     }
                     start = end;
                 }
@@ -279,16 +307,51 @@ pub fn group_norm_fused_backward<E: Element, R: Element>(
             samples,
             frozen: false,
         }
-        .run(isa, rule);
+        .run(isa, rule)?;
     }
-    let sum = |all: &[f64]| {
-        let (first, rest) = all.split_at(parameters);
-        rest.chunks_exact(parameters.max(1)).fold(first.to_vec(), |mut sum, part| {
-            sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
-            sum
-        })
-    };
-    Ok(ParameterGradients { weight: sum(&dweight), bias: sum(&dbias) })
+    Ok(ParameterGradients { weight: sum_parts(dweight, parameters), bias: sum_parts(dbias, parameters) })
+}
+
+/// Groups of short channels.
+struct Short {
+    groups: usize,
+    width: usize,
+    /// Elements of a channel of a sample.
+    fold: usize,
+    ddof: f64,
+}
+
+impl Short {
+    /// The backward pass with parameters that vary inside the groups, where that can be.
+    fn backward<E: Element>(
+        self,
+        dy: &Operand,
+        x: &Tensor<E>,
+        axis: usize,
+        [mean, rstd]: [&[f64]; 2],
+        weight: Option<&[f64]>,
+        dx: &TensorMut<E>,
+        isa: Isa,
+    ) -> Option<Result<ParameterGradients>> {
+        let Short { groups, width, fold, ddof } = self;
+        let strides = [&x.strides[..], &dy.strides, &dx.strides].map(|strides| samples_first(strides, axis));
+        let (whole, axis) = (samples_first(&x.shape, axis), axis.max(1));
+        let strides = strides.map(|strides| split_strides(&strides, axis, width));
+        let shape = split(&whole, axis, groups, width);
+        let (grid, [from, along, to]) =
+            grid(&shape, &keep(shape.len(), [0, axis]), strides.each_ref().map(|of| &of[..]));
+        let (inputs, out) = ([Input::<E::Compute>::new(x, &from), dy.input(&along)], Output::new(dx, &to));
+        if grid.len > RUN || !Runs::fits(&grid, &inputs, &out) {
+            return None;
+        }
+        let count = grid.len as f64;
+        let rule = |t: usize, sums: GradSums| {
+            let (sums, rstd) = (sums.about::<E::Compute>(mean[t]), rstd[t]);
+            let b = -rstd * rstd * sums.dot / (count - ddof);
+            GradAffine::new(mean[t], rstd, rstd, b, -rstd * sums.dy / count)
+        };
+        Some(BackwardRuns { runs: groups, fold, weight }.run(grid, inputs, out, [mean, rstd], isa, rule))
+    }
 }
 
 /// y = (x − mean)·scale + shift, with one of each for each channel of each sample.
@@ -318,8 +381,8 @@ pub fn affine_per_sample<E: Element>(
     let strides = [&x.strides[..], &y.strides].map(|strides| samples_first(strides, axis));
     let kept = keep(whole.len(), [0, axis.max(1)]);
     let (grid, [from, to]) = grid(&whole, &kept, strides.each_ref().map(|strides| &strides[..]));
-    let cells = (0..mean.len()).map(|t| Affine::new(mean[t], scale[t], shift[t])).collect();
+    let cells = gathered((0..mean.len()).map(|t| Affine::new(mean[t], scale[t], shift[t])))?;
     let beside = Extras::default().inputs(&from, &from);
-    affine::<E::Compute>(grid, Input::new(x, &from), beside, Output::new(y, &to), cells, isa);
+    affine::<E::Compute>(grid, Input::new(x, &from), beside, Output::new(y, &to), cells, isa)?;
     Ok(())
 }

@@ -1,17 +1,17 @@
 //! Layer normalization (Ba, Kiros & Hinton 2016) and RMS normalization (Zhang & Sennrich 2019): statistics over any
 //! axes of each position of the others; weight and bias vary over the normalized axes.
 
-use super::mechanics::{Operand, known_means, unknown};
+use super::mechanics::{BackwardRuns, Operand, known_means, unknown};
 use super::{ParameterGradients, Statistics, check_eps, check_like, check_shape, isa, plan, rstd};
 use crate::element::Element;
-use crate::error::{Error, Result, shape_text, zeros};
+use crate::error::{Error, Result, gathered, shape_text, zeros};
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, GradAffine, GradInner, Inner, Scale};
 use crate::kernels::reduce::{GradSums, MomentSums};
 use crate::layout::{Walk, grid};
 use crate::moments::Moments;
 use crate::parallel::Slots;
-use crate::pass::{Application, OfAffine, OfInner, OfParameters, Pass, Passes, Reduction, SumsOf};
+use crate::pass::{Application, Pass, Passes, Reduction, Runs};
 use crate::plan::Work;
 use crate::simd::Real;
 use crate::tensor::{Tensor, TensorMut, dense_strides};
@@ -82,8 +82,8 @@ impl Sides {
 }
 
 /// Numbers as an operand of a type.
-fn rounded<T: Real + Element>(values: &[f64]) -> Vec<T> {
-    values.iter().map(|&x| Real::from_f64(x)).collect()
+fn rounded<T: Real + Element>(values: Option<&[f64]>) -> Result<Option<Vec<T>>> {
+    values.map(|values| gathered(values.iter().map(|&x| Real::from_f64(x)))).transpose()
 }
 
 /// A parameter as an operand.
@@ -149,14 +149,14 @@ where
     if weight.is_none() && bias.is_none() {
         let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<E::Compute>]| cells[0] = map(t, m[0].moments());
         let apply = Some(Application { grid, inputs: [of], out, second: None, mask: None });
-        Passes::forward(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan);
+        Passes::forward(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan)?;
         return Ok(statistics);
     }
-    let (weight, bias) = (weight.map(rounded::<E::Compute>), bias.map(rounded::<E::Compute>));
+    let (weight, bias) = (rounded::<E::Compute>(weight)?, rounded::<E::Compute>(bias)?);
     let inputs = [of, parameter(&weight, 1.0, x, inner, &along)?, parameter(&bias, 0.0, x, inner, &along)?];
     let rule = |t: usize, m: &[MomentSums], cells: &mut [Inner<E::Compute>]| cells[0] = Inner(map(t, m[0].moments()));
     let apply = Some(Application { grid, inputs, out, second: None, mask: None });
-    Passes::forward_inner(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan);
+    Passes::forward_inner(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan)?;
     Ok(statistics)
 }
 
@@ -193,44 +193,49 @@ where
         let zeros = || zeros(if wanted { sides.count } else { 0 });
         return Ok(ParameterGradients { weight: zeros()?, bias: zeros()? });
     }
-    // Before dx is written, which may be dy's memory.
-    let gradients =
-        if wanted { parameter_gradients(dy, x, &sides, mean, rstd, isa)? } else { ParameterGradients::default() };
     let inner = &sides.along_inner[..];
     let (grid, [from, along, to, weights]) =
         grid(&x.shape, &sides.kept(), [&x.strides, &dy.strides, &dx.strides, inner]);
-    let (of, dy) = (Input::new(x, &from), dy.input(&along));
+    let (of, given, dy) = (Input::new(x, &from), dy, dy.input(&along));
     let out = Output::new(dx, &to);
     let count = sides.count as f64;
-    let gradient = |t: usize, sums: GradSums| {
+    let coefficients = |t: usize, sums: GradSums| {
         let sums = sums.about::<E::Compute>(mean[t]);
         let b = -rstd[t] * rstd[t] * sums.dot / count;
         let c = if layer.centred { -rstd[t] * sums.dy / count } else { 0.0 };
         GradAffine::<E::Compute>::new(mean[t], rstd[t], rstd[t], b, c)
     };
     let known = |first: usize, cells: &mut [Affine<E::Compute>]| known_means(&mean[first..], cells);
+    let inputs = [of, dy];
+    if wanted && Runs::fits(&grid, &inputs, &out) && weights.direct() == Some(0) {
+        return BackwardRuns { runs: 1, fold: 1, weight }.run(grid, inputs, out, [mean, rstd], isa, coefficients);
+    }
+    let [of, dy] = inputs;
+    // Before dx is written, which may be dy's memory.
+    let gradients =
+        if wanted { parameter_gradients(given, x, &sides, mean, rstd, isa)? } else { ParameterGradients::default() };
     let bytes = x.size() * size_of::<E>();
     let read = bytes + x.size() * dy.element_size();
     let plan = plan(&Work { grid, parts: 1, samples: 1, read, written: bytes });
     let activation = Activation::Identity;
-    let Some(weight) = weight.map(rounded::<E::Compute>) else {
+    let Some(weight) = rounded::<E::Compute>(weight)? else {
         let inputs = [of.clone(), dy.clone()];
         let reduce = Reduction { grid, inputs, known: &known, activation, mask: None };
-        let rule = |t: usize, sums: &[SumsOf<OfAffine>], cells: &mut [GradAffine<E::Compute>]| {
-            cells[0] = gradient(t, sums[0].sums);
+        let rule = |t: usize, sums: &[GradSums], cells: &mut [GradAffine<E::Compute>]| {
+            cells[0] = coefficients(t, sums[0]);
         };
         let apply = Some(Application { grid, inputs: [of, dy], out, second: None, mask: None });
-        Passes::backward(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan);
+        Passes::backward(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan)?;
         return Ok(gradients);
     };
     let weight = Input::new(&Tensor::strided(&weight, &x.shape, inner)?, &weights);
     let inputs = [of, dy, weight];
     let reduce = Reduction { grid, inputs: inputs.clone(), known: &known, activation, mask: None };
-    let rule = |t: usize, sums: &[SumsOf<OfInner>], cells: &mut [GradInner<E::Compute>]| {
-        cells[0] = GradInner(gradient(t, sums[0].sums));
+    let rule = |t: usize, sums: &[GradSums], cells: &mut [GradInner<E::Compute>]| {
+        cells[0] = GradInner(coefficients(t, sums[0]));
     };
     let apply = Some(Application { grid, inputs, out, second: None, mask: None });
-    Passes::backward_inner(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan);
+    Passes::backward_inner(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan)?;
     Ok(gradients)
 }
 
@@ -250,12 +255,11 @@ where
     let outer = &sides.along_outer[..];
     let (grid, [from, along, of]) = grid(&x.shape, &sides.inner, [&x.strides, &dy.strides, outer]);
     // x̂ = (x − mean)·rstd + low, where low is what rounding the mean loses.
-    let maps: Vec<Affine<E::Compute>> =
-        mean.iter().zip(rstd).map(|(&mean, &rstd)| Affine::new(mean, rstd, 0.0)).collect();
+    let maps = || mean.iter().zip(rstd).map(|(&mean, &rstd)| Affine::<E::Compute>::new(mean, rstd, 0.0));
     let columns = [
-        maps.iter().map(|map| map.mean).collect::<Vec<_>>(),
-        maps.iter().map(|map| map.scale).collect(),
-        maps.iter().map(|map| map.shift).collect(),
+        gathered(maps().map(|map| map.mean))?,
+        gathered(maps().map(|map| map.scale))?,
+        gathered(maps().map(|map| map.shift))?,
     ];
     let [mean, rstd, low] = columns.each_ref().map(|values| Tensor::strided(values, &x.shape, outer));
     let inputs = [
@@ -266,14 +270,14 @@ where
         Input::new(&low?, &of),
     ];
     let (dweight, dbias) = (Slots::new(&mut gradients.weight), Slots::new(&mut gradients.bias));
-    let rule = |j: usize, sums: &[SumsOf<OfParameters>], _: &mut [Scale<E::Compute>]| {
-        dweight.set(j, sums[0].sums.dot);
-        dbias.set(j, sums[0].sums.dy);
+    let rule = |j: usize, sums: &[GradSums], _: &mut [Scale<E::Compute>]| {
+        dweight.set(j, sums[0].dot);
+        dbias.set(j, sums[0].dy);
     };
     let activation = Activation::Identity;
     let reduce = Reduction { grid, inputs, known: &unknown, activation, mask: None };
     let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
     let read = x.size() * size_of::<E>();
-    Passes::parameters(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read: 2 * read, written: 0 }));
+    Passes::parameters(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read: 2 * read, written: 0 }))?;
     Ok(gradients)
 }

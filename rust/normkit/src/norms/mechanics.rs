@@ -1,16 +1,17 @@
 //! From a norm's rule to the passes that carry it out: with or without an activation, a residual, a mask.
 
-use super::plan;
+use super::{ParameterGradients, plan};
 use crate::Element;
 use crate::element::Source;
-use crate::error::{Error, Result, shape_text};
+use crate::error::{Error, Result, gathered, shape_text, zeros};
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, Coefficients, Fused, GradAffine, GradFused, Scale};
 use crate::kernels::reduce::{GradSums, MomentSums};
 use crate::layout::{Grid, Walk};
 use crate::moments::Moments;
-use crate::pass::{Application, Known, OfAffine, OfFused, Pass, Passes, Reduction, SumsOf};
-use crate::plan::Work;
+use crate::parallel::Slots;
+use crate::pass::{Application, Known, Pass, Passes, Reduction, Runs};
+use crate::plan::{Work, runs_parts};
 use crate::simd::{Isa, Real};
 use crate::tensor::Tensor;
 use crate::view::{Input, Output};
@@ -117,20 +118,6 @@ pub(super) fn known_means<T: Real>(means: &[f64], cells: &mut [Affine<T>]) {
     }
 }
 
-/// The sums alone, as a slice.
-fn sums<F, R>(of: &[SumsOf<F>], then: impl FnOnce(&[GradSums]) -> R) -> R {
-    /// So many are copied to the stack.
-    const FEW: usize = 16;
-    let mut few = [GradSums::default(); FEW];
-    if of.len() > FEW {
-        return then(&of.iter().map(|of| of.sums).collect::<Vec<_>>());
-    }
-    for (few, of) in few.iter_mut().zip(of) {
-        *few = of.sums;
-    }
-    then(&few[..of.len()])
-}
-
 /// A forward pass: moments of `x` on one grid, y on another.
 pub(super) struct Forward<'a, T> {
     pub(super) grid: Grid,
@@ -147,7 +134,7 @@ pub(super) struct Forward<'a, T> {
 
 impl<T: Passes> Forward<'_, T> {
     /// `rule` gives the affine maps of the cells of statistic t.
-    pub(super) fn run(self, isa: Isa, rule: impl Fn(usize, Moments, &mut [Affine<T>]) + Sync) {
+    pub(super) fn run(self, isa: Isa, rule: impl Fn(usize, Moments, &mut [Affine<T>]) + Sync) -> Result<()> {
         let Forward { grid, x, mask, cells_grid, cells_x, beside, out, cells, samples } = self;
         let bytes = grid.statistics() * grid.count() * x.element_size();
         let plan = plan(&Work { grid, parts: 1, samples, read: bytes, written: bytes });
@@ -156,8 +143,7 @@ impl<T: Passes> Forward<'_, T> {
         if activation == Activation::Identity && residual.is_none() {
             let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<T>]| rule(t, m[0].moments(), cells);
             let apply = Some(Application { grid: cells_grid, inputs: [cells_x], out, second: None, mask });
-            T::forward(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan);
-            return;
+            return T::forward(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan);
         }
         let rule = |t: usize, m: &[MomentSums], cells: &mut [Fused<T>]| {
             let mut of = vec![Affine::EMPTY; cells.len()];
@@ -169,12 +155,12 @@ impl<T: Passes> Forward<'_, T> {
         match residual {
             None => {
                 let apply = Some(Application { grid: cells_grid, inputs: [cells_x], out, second: None, mask });
-                T::forward_fused(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan);
+                T::forward_fused(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan)
             }
             Some(residual) => {
                 let inputs = [cells_x, residual];
                 let apply = Some(Application { grid: cells_grid, inputs, out, second: None, mask });
-                T::forward_residual(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan);
+                T::forward_residual(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan)
             }
         }
     }
@@ -188,20 +174,19 @@ pub(super) fn affine<T: Passes>(
     out: Output<T>,
     cells: Vec<Affine<T>>,
     isa: Isa,
-) {
+) -> Result<()> {
     let bytes = grid.statistics() * grid.count() * x.element_size();
     let plan = plan(&Work { grid, parts: 1, samples: 1, read: bytes, written: bytes });
     let Beside { activation, residual, mask } = beside;
     if activation == Activation::Identity && residual.is_none() {
-        T::affine(&Application { grid, inputs: [x], out, second: None, mask }, isa, &plan, &cells);
-        return;
+        return T::affine(&Application { grid, inputs: [x], out, second: None, mask }, isa, &plan, &cells);
     }
-    let cells: Vec<_> = cells.into_iter().map(|cell| Fused { cell, activation }).collect();
+    let cells = gathered(cells.into_iter().map(|cell| Fused { cell, activation }))?;
     match residual {
         None => T::affine_fused(&Application { grid, inputs: [x], out, second: None, mask }, isa, &plan, &cells),
         Some(residual) => {
             let apply = Application { grid, inputs: [x, residual], out, second: None, mask };
-            T::affine_residual(&apply, isa, &plan, &cells);
+            T::affine_residual(&apply, isa, &plan, &cells)
         }
     }
 }
@@ -226,7 +211,7 @@ pub(super) struct Backward<'a, T> {
 
 impl<T: Passes> Backward<'_, T> {
     /// `rule` gives the coefficients of the cells of statistic t by their sums.
-    pub(super) fn run(self, isa: Isa, rule: impl Fn(usize, &[GradSums], &mut [GradAffine<T>]) + Sync) {
+    pub(super) fn run(self, isa: Isa, rule: impl Fn(usize, &[GradSums], &mut [GradAffine<T>]) + Sync) -> Result<()> {
         let Backward { grid, x, dy, beside, known, out, second, cells, samples, frozen } = self;
         let elements = grid.statistics() * grid.count();
         let read = elements * (x.element_size() + dy.element_size());
@@ -237,26 +222,22 @@ impl<T: Passes> Backward<'_, T> {
         let masked = mask.clone();
         if activation == Activation::Identity && second.is_none() {
             let reduce = Reduction { grid, inputs: [x.clone(), dy.clone()], known, activation, mask: masked };
-            let of = |t: usize, of: &[SumsOf<OfAffine>], cells: &mut [GradAffine<T>]| {
-                sums(of, |sums| rule(t, sums, cells));
-            };
             if frozen {
-                let rule = |t: usize, sums: &[SumsOf<OfAffine>], cells: &mut [Scale<T>]| {
+                let rule = |t: usize, sums: &[GradSums], cells: &mut [Scale<T>]| {
                     let mut full = [<GradAffine<T> as Coefficients<T, 2, 5>>::NONE; 1];
-                    of(t, sums, &mut full);
+                    rule(t, sums, &mut full);
                     cells[0] = Scale(full[0].a);
                 };
                 let apply = Some(Application { grid, inputs: [dy], out, second, mask });
-                T::backward_frozen(&Pass { reduce, parts: cells, apply, cells, samples, rule: &rule }, isa, &plan);
-            } else {
-                let apply = Some(Application { grid, inputs: [x, dy], out, second, mask });
-                T::backward(&Pass { reduce, parts: cells, apply, cells, samples, rule: &of }, isa, &plan);
+                let pass = Pass { reduce, parts: cells, apply, cells, samples, rule: &rule };
+                return T::backward_frozen(&pass, isa, &plan);
             }
-            return;
+            let apply = Some(Application { grid, inputs: [x, dy], out, second, mask });
+            return T::backward(&Pass { reduce, parts: cells, apply, cells, samples, rule: &rule }, isa, &plan);
         }
-        let fused = |t: usize, of: &[SumsOf<OfFused>], out: &mut [GradFused<T>]| {
+        let fused = |t: usize, sums: &[GradSums], out: &mut [GradFused<T>]| {
             let mut grads = vec![<GradAffine<T> as Coefficients<T, 2, 5>>::NONE; out.len()];
-            sums(of, |sums| rule(t, sums, &mut grads));
+            rule(t, sums, &mut grads);
             let mut maps = vec![Affine::EMPTY; cells];
             known(t * cells, &mut maps);
             for ((out, grad), map) in out.iter_mut().zip(grads).zip(maps) {
@@ -268,7 +249,7 @@ impl<T: Passes> Backward<'_, T> {
             None => {
                 let reduce = Reduction { grid, inputs: [x.clone(), dy.clone()], known, activation, mask: masked };
                 let apply = Some(Application { grid, inputs: [x, dy], out, second, mask });
-                T::backward_fused(&Pass { reduce, parts: cells, apply, cells, samples, rule: &fused }, isa, &plan);
+                T::backward_fused(&Pass { reduce, parts: cells, apply, cells, samples, rule: &fused }, isa, &plan)
             }
             Some(residual) => {
                 let reduce = Reduction {
@@ -279,8 +260,58 @@ impl<T: Passes> Backward<'_, T> {
                     mask: masked,
                 };
                 let apply = Some(Application { grid, inputs: [x, dy, residual], out, second, mask });
-                T::backward_residual(&Pass { reduce, parts: cells, apply, cells, samples, rule: &fused }, isa, &plan);
+                T::backward_residual(&Pass { reduce, parts: cells, apply, cells, samples, rule: &fused }, isa, &plan)
             }
         }
     }
+}
+
+/// A backward pass over runs with parameters inside.
+pub(super) struct BackwardRuns<'a> {
+    /// Runs of a sample.
+    pub(super) runs: usize,
+    /// Adjacent elements with the same parameters.
+    pub(super) fold: usize,
+    pub(super) weight: Option<&'a [f64]>,
+}
+
+impl BackwardRuns<'_> {
+    /// dx of x and dy, and the parameters' gradients; `rule` gives the coefficients of run t.
+    pub(super) fn run<T: Passes>(
+        self,
+        grid: Grid,
+        inputs: [Input<T>; 2],
+        out: Output<T>,
+        [mean, rstd]: [&[f64]; 2],
+        isa: Isa,
+        rule: impl Fn(usize, GradSums) -> GradAffine<T> + Sync,
+    ) -> Result<ParameterGradients> {
+        let elements = grid.statistics() * grid.count();
+        let read = elements * (inputs[0].element_size() + inputs[1].element_size());
+        let plan = plan(&Work { grid, parts: 1, samples: 1, read, written: elements * inputs[0].element_size() });
+        let BackwardRuns { runs, fold, weight } = self;
+        let all = runs * grid.len / fold;
+        let parts = runs_parts(&grid, runs);
+        let (mut dweight, mut dbias) = (zeros::<f64>(parts * all)?, zeros::<f64>(parts * all)?);
+        // x̂ = (x − mean)·rstd + low, where low is what rounding the mean loses.
+        let known = |first: usize, cells: &mut [Affine<T>]| {
+            for (t, cell) in (first..).zip(cells) {
+                *cell = Affine::new(mean[t], rstd[t], 0.0);
+            }
+        };
+        let gradients = [Slots::new(&mut dweight), Slots::new(&mut dbias)];
+        let pass = Runs { grid, runs, fold, inputs, weight, out, known: &known, rule: &rule, gradients };
+        T::runs(&pass, isa, &plan);
+        Ok(ParameterGradients { weight: sum_parts(dweight, all), bias: sum_parts(dbias, all) })
+    }
+}
+
+/// The sum of parts of so many numbers each.
+pub(super) fn sum_parts(mut parts: Vec<f64>, all: usize) -> Vec<f64> {
+    let (first, rest) = parts.split_at_mut(all);
+    for part in rest.chunks_exact(all.max(1)) {
+        first.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+    }
+    parts.truncate(all);
+    parts
 }

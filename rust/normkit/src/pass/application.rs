@@ -4,13 +4,14 @@ use std::ops::Range;
 
 use super::stages::{Stages, tiles};
 use super::{Piece, Room, State, columns_of, pieces};
+use crate::error::{Result, gathered};
 use crate::kernels::Pattern;
-use crate::kernels::apply::{Coefficients, apply_columns, apply_rows};
+use crate::kernels::apply::{Coefficients, apply_columns, apply_lines, apply_rows};
 use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
 use crate::parallel::run;
 use crate::plan::{Cut, Plan, tile_statistics};
-use crate::simd::{Isa, Kernel, Real, Simd, Waiting};
+use crate::simd::{Isa, Kernel, Real, Simd, Tile, Waiting};
 use crate::view::{Input, Output};
 
 /// Operands to apply coefficients to.
@@ -71,12 +72,12 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         plan: &Plan,
         coefficients: &[C],
         backwards: bool,
-    ) {
+    ) -> Result<()> {
         /// Elements of a task.
         const TASK: usize = 1 << 15;
         let cut = Cut::new(&self.grid);
         let grid = &self.grid;
-        let work: Vec<_> = pieces(grid, tile_statistics(grid), 0..grid.statistics()).collect();
+        let work = gathered(pieces(grid, tile_statistics(grid), 0..grid.statistics()))?;
         let all = work.len() * cut.chunks;
         // Short chunks are taken several at a time.
         let each = (all * TASK / (self.grid.statistics() * self.grid.count()).max(1)).clamp(1, all.max(1));
@@ -86,7 +87,7 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
             all.div_ceil(each),
             State::<T, (), C>::new,
             |task, state| {
-                let State { scratch, behind, stages, outputs, coefficients: repeated, .. } = state;
+                let State { scratch, stages, outputs, coefficients: repeated, .. } = state;
                 for task in task * each..(task * each + each).min(all) {
                     let task = if backwards { all - 1 - task } else { task };
                     let piece = work[task % work.len()].clone();
@@ -100,19 +101,14 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
                     } else {
                         &coefficients[range]
                     };
-                    let mut room = Room {
-                        isa,
-                        scratch: &mut *scratch,
-                        behind: &mut *behind,
-                        stages: &mut *stages,
-                        outputs: &mut *outputs,
-                    };
+                    let mut room = Room { isa, scratch: &mut *scratch, stages: &mut *stages, outputs: &mut *outputs };
                     // SAFETY: pieces and chunks are disjoint, and each pair is one task's.
                     unsafe { self.chunks(&cut, piece, chunk..chunk + 1, plan.stream, &mut room, cells) };
                 }
             },
             |_| (),
         );
+        Ok(())
     }
 }
 
@@ -137,7 +133,7 @@ impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> Kernel<T
         let Application { grid, inputs, out, second, mask } = application;
         let Stages { inputs: stages, mask: stage, .. } = stages;
         let [staged, staged_second] = outputs;
-        if grid.columns {
+        if grid.columns && !grid.in_lines() {
             expand(Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold }, cells, &mut scratch.columns);
         }
         for chunk in chunks.rev() {
@@ -161,35 +157,21 @@ impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> Kernel<T
                                 staged,
                                 #[inline(always)]
                                 |mut out| {
-                                    if grid.columns {
+                                    if grid.lines {
+                                        let lines = tiles.map(Tile::rows_as_lines);
+                                        apply_lines(s, lines, &out.again().rows_as_lines(), cells, second);
+                                    } else if grid.in_lines() {
+                                        let lines = tiles.map(|tile| tile.cut(grid.fold));
+                                        apply_lines(s, lines, &out.again().cut(grid.fold), cells, second);
+                                    } else if grid.columns {
                                         let along = scratch.take(out.len());
                                         let mut of: [&[T]; J] = [&[]; J];
                                         for (of, along) in of.iter_mut().zip(along) {
                                             *of = along;
                                         }
                                         apply_columns(s, tiles, out.again(), of, cells[0], second, stream);
-                                    } else if grid.lines {
-                                        for (row, &cell) in cells.iter().enumerate() {
-                                            let line = tiles.map(|tile| tile.line(row));
-                                            // Short rows share cache lines: storing past the caches would lose.
-                                            apply_rows::<T, S, C, K, J, true>(
-                                                s,
-                                                line,
-                                                out.line(row),
-                                                cell,
-                                                second,
-                                                false,
-                                            );
-                                        }
                                     } else {
-                                        apply_rows::<T, S, C, K, J, false>(
-                                            s,
-                                            tiles,
-                                            out.again(),
-                                            cells[0],
-                                            second,
-                                            stream,
-                                        );
+                                        apply_rows(s, tiles, out.again(), cells[0], second, stream);
                                     }
                                     if let Some(mask) = mask {
                                         out.clear_unless(mask);
@@ -231,10 +213,11 @@ pub(super) struct Pending<'w, 'a, T, C, const K: usize> {
 
 impl<T: Real, const K: usize> Application<'_, T, K> {
     /// Whether cells may be pending, and gain by it: all memory is used in place, there is one output for each element,
-    /// and runs are long, with one coefficient each (measured: columns, and lines of 49, lose).
+    /// and coefficients are the same along a run (measured: columns lose).
     pub(super) fn can_wait(&self) -> bool {
-        const LONG: usize = 128;
-        let long = !self.grid.columns && self.grid.len >= LONG;
+        const LONG: usize = 32;
+        let Grid { columns, len, .. } = self.grid;
+        let long = self.grid.in_lines() || !columns && len >= LONG;
         let direct = self.inputs.iter().all(Input::is_direct) && self.out.is_direct();
         direct && long && self.second.is_none() && self.mask.is_none()
     }
@@ -252,26 +235,27 @@ impl<'w, 'a, T: Real, C, const K: usize> Pending<'w, 'a, T, C, K> {
         Pending { application, range, coefficients }
     }
 
-    /// Gives one rectangle after the other, and writes its coefficients: those of each row, or of all.
+    /// Gives one rectangle after the other.
     #[inline(always)]
-    pub(super) fn waiting<const J: usize>(self) -> impl FnMut(&mut Vec<T>) -> Option<Waiting<'w, T, K>>
-    where
-        C: Coefficients<T, K, J>,
-    {
+    pub(super) fn waiting(self) -> impl FnMut() -> Option<Waiting<'w, T, C, K>> {
         let Pending { application: Application { grid, inputs, out, .. }, range, coefficients } = self;
-        let each = if grid.lines { grid.rows } else { 1 };
+        let each = if grid.lines { grid.rows } else { tile_statistics(grid) };
         let mut pieces = pieces(grid, each, range.clone());
-        move |parameters| {
+        move || {
             let (k, w) = pieces.next()?;
             let at = k * grid.width + w.start - range.start;
-            parameters.clear();
-            parameters.extend(coefficients[at..at + w.len()].iter().flat_map(|cell| cell.coefficients()));
+            let of = &coefficients[at..at + w.len()];
+            let run = columns_of(grid, &w);
             let rows = if grid.lines { w } else { 0..grid.rows };
-            let run = 0..grid.len;
             let tiles = inputs.each_ref().map(|input| input.direct(k, &rows, &run).expect(DIRECT));
             // SAFETY: as the caller of `new` vouched.
             let out = unsafe { out.tile(k, &rows, &run) }.expect(DIRECT);
-            Some(Waiting { tiles, out })
+            let len = if grid.columns { grid.fold } else { grid.len };
+            Some(if grid.lines {
+                Waiting { lines: tiles.map(Tile::rows_as_lines), out: out.rows_as_lines(), of }
+            } else {
+                Waiting { lines: tiles.map(|tile| tile.cut(len)), out: out.cut(len), of }
+            })
         }
     }
 }

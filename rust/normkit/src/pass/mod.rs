@@ -4,8 +4,10 @@
 //! rule). Everything else, layouts, blocks, threads and the order of additions, is here and the same for all norms.
 
 mod application;
+mod lines;
 mod passes;
 mod reduction;
+mod runs;
 mod stages;
 mod statistic;
 
@@ -16,8 +18,10 @@ use application::Pending;
 pub use passes::Passes;
 pub use reduction::Reduction;
 use reduction::Share;
+pub use runs::Runs;
 pub use statistic::{Known, OfAffine, OfFused, OfInner, OfParameters, Statistic, SumsOf};
 
+use crate::error::{Result, gathered, zeros};
 use crate::kernels::apply::Coefficients;
 use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
@@ -29,7 +33,6 @@ use stages::Stages;
 /// What a thread keeps from task to task.
 struct State<T, A, C> {
     scratch: Scratch<T>,
-    behind: Vec<T>,
     stages: Stages<T>,
     outputs: [Vec<T>; 2],
     chunk: Vec<A>,
@@ -44,7 +47,6 @@ impl<T, A, C> State<T, A, C> {
     fn new() -> Self {
         State {
             scratch: Scratch::new(),
-            behind: Vec::new(),
             stages: Stages::new(),
             outputs: [Vec::new(), Vec::new()],
             chunk: Vec::new(),
@@ -61,7 +63,11 @@ type Piece = (usize, Range<usize>);
 
 /// The parts of a range of statistics that lie in one run and one tile of so many: kept position and statistics of the
 /// run.
-fn pieces(grid: &Grid, tile: usize, statistics: Range<usize>) -> impl DoubleEndedIterator<Item = Piece> + use<> {
+fn pieces(
+    grid: &Grid,
+    tile: usize,
+    statistics: Range<usize>,
+) -> impl DoubleEndedIterator<Item = Piece> + ExactSizeIterator + use<> {
     let width = if grid.lines { grid.rows } else { grid.width };
     let per_run = width.div_ceil(tile);
     let number = move |t: usize| t / width * per_run + t % width / tile;
@@ -84,8 +90,6 @@ fn columns_of(grid: &Grid, w: &Range<usize>) -> Range<usize> {
 struct Room<'w, T> {
     isa: Isa,
     scratch: &'w mut Scratch<T>,
-    /// Coefficients of what is pending.
-    behind: &'w mut Vec<T>,
     stages: &'w mut Stages<T>,
     outputs: &'w mut [Vec<T>; 2],
 }
@@ -94,7 +98,7 @@ struct Room<'w, T> {
 pub type Rule<'a, A, C> = &'a (dyn Fn(usize, &[A], &mut [C]) + Sync);
 
 /// A reduction of `K` operands and what follows from it: `J` coefficients for `L` operands.
-pub struct Pass<'a, T, A, C, const K: usize, const L: usize, const J: usize> {
+pub struct Pass<'a, T: Real, A: Statistic<T, K>, C, const K: usize, const L: usize, const J: usize> {
     /// What is reduced: `parts` adjacent statistics of this grid belong to one of the norm's.
     pub reduce: Reduction<'a, T, K>,
     pub parts: usize,
@@ -104,7 +108,7 @@ pub struct Pass<'a, T, A, C, const K: usize, const L: usize, const J: usize> {
     pub cells: usize,
     /// The norm's statistics are those of so many samples, which the rule takes in order within each part of them.
     pub samples: usize,
-    pub rule: Rule<'a, A, C>,
+    pub rule: Rule<'a, A::Total, C>,
 }
 
 impl<T, A, C, const K: usize, const L: usize, const J: usize> Pass<'_, T, A, C, K, L, J>
@@ -114,9 +118,14 @@ where
     C: Coefficients<T, L, J>,
 {
     /// Carries it out.
-    fn run(&self, isa: Isa, plan: &Plan) {
+    /// # Errors
+    /// Memory does not suffice; nothing has been written then.
+    fn run(&self, isa: Isa, plan: &Plan) -> Result<()> {
         match plan.schedule {
-            Schedule::Fused { statistics } if self.can_take(statistics) => self.fused(isa, plan, statistics),
+            Schedule::Fused { statistics } if self.can_take(statistics) => {
+                self.fused(isa, plan, statistics);
+                Ok(())
+            }
             _ => self.split(isa, plan),
         }
     }
@@ -143,20 +152,32 @@ where
         let part = self.samples.div_ceil(parts);
         let reduce_cut = Cut::new(&self.reduce.grid);
         let apply_cut = self.apply.as_ref().map(|apply| Cut::new(&apply.grid));
-        let waits = !C::HEAVY && !plan.stream && self.apply.as_ref().is_some_and(Application::can_wait);
-        let task = |task: usize, state: &mut State<T, A, C>| {
+        let Reduction { grid, mask, .. } = &self.reduce;
+        let plain = mask.is_none() && !grid.lines && (grid.in_lines() || !grid.columns);
+        let waits = C::WAITS && !plan.stream && plain && self.apply.as_ref().is_some_and(Application::can_wait);
+        if C::WAITS && !plan.stream && self.by_lines() {
+            let task = |task: usize, state: &mut State<T, A::Total, C>| {
+                let first = task % across * statistics;
+                let end = (first + statistics).min(per_sample);
+                for sample in task / across * part..(task / across * part + part).min(self.samples) {
+                    self.take_lines(isa, sample * per_sample + first..sample * per_sample + end, state);
+                }
+            };
+            run(plan.threads, parts * across, State::new, task, |state| self.finish_lines(isa, state));
+            return;
+        }
+        let task = |task: usize, state: &mut State<T, A::Total, C>| {
             let first = task % across * statistics;
             let end = (first + statistics).min(per_sample);
             for sample in task / across * part..(task / across * part + part).min(self.samples) {
                 let range = sample * per_sample + first..sample * per_sample + end;
                 let reduced = range.start * self.parts..range.end * self.parts;
-                let State { scratch, behind, stages, outputs, chunk, totals, coefficients, pending, waiting } =
-                    &mut *state;
-                let room = Room { isa, scratch, behind, stages, outputs };
+                let State { scratch, stages, outputs, chunk, totals, coefficients, pending, waiting } = &mut *state;
+                let room = Room { isa, scratch, stages, outputs };
                 let pending_cells = pending.take();
                 totals.clear();
-                totals.resize(reduced.len(), A::default());
-                let share = Share {
+                totals.resize(reduced.len(), A::Total::default());
+                let share = Share::<T, A, K> {
                     reduction: &self.reduce,
                     cut: &reduce_cut,
                     statistics: reduced,
@@ -164,7 +185,11 @@ where
                     totals,
                     part: chunk,
                 };
-                share.reduce(self.pending(pending_cells, waiting), room);
+                if C::WAITS && waits {
+                    share.reduce_before(self.pending(pending_cells, waiting), room);
+                } else {
+                    share.reduce(room);
+                }
                 coefficients.resize(range.len() * self.cells, C::NONE);
                 for (i, t) in range.clone().enumerate() {
                     let cells = &mut coefficients[i * self.cells..(i + 1) * self.cells];
@@ -175,16 +200,16 @@ where
                     std::mem::swap(coefficients, waiting);
                     *pending = Some(cells);
                 } else if let (Some(apply), Some(cut)) = (&self.apply, &apply_cut) {
-                    let room = Room { isa, scratch, behind, stages, outputs };
+                    let room = Room { isa, scratch, stages, outputs };
                     // SAFETY: tasks have different samples or different statistics, hence different cells.
                     unsafe { apply.whole(cut, cells, plan.stream, room, coefficients) };
                 }
             }
         };
-        let last = |state: &mut State<T, A, C>| {
-            let State { scratch, behind, stages, outputs, pending, waiting, .. } = state;
+        let last = |state: &mut State<T, A::Total, C>| {
+            let State { scratch, stages, outputs, pending, waiting, .. } = state;
             if let (Some(cells), Some(apply), Some(cut)) = (pending.take(), &self.apply, &apply_cut) {
-                let room = Room { isa, scratch, behind, stages, outputs };
+                let room = Room { isa, scratch, stages, outputs };
                 // SAFETY: as above.
                 unsafe { apply.whole(cut, cells, plan.stream, room, waiting) };
             }
@@ -200,38 +225,39 @@ where
     }
 
     /// All threads reduce chunks, one merges, all apply.
-    fn split(&self, isa: Isa, plan: &Plan) {
+    fn split(&self, isa: Isa, plan: &Plan) -> Result<()> {
         let grid = &self.reduce.grid;
         let cut = Cut::new(grid);
         let all = grid.statistics();
-        let work: Vec<_> = pieces(grid, tile_statistics(grid), 0..all).collect();
-        let mut partial = vec![A::default(); cut.chunks * all];
+        let work = gathered(pieces(grid, tile_statistics(grid), 0..all))?;
+        let mut partial = zeros::<A::Total>(cut.chunks * all)?;
+        let mut coefficients = gathered(std::iter::repeat_n(C::NONE, self.statistics() * self.cells))?;
         let shared = Disjoint::new(&mut partial);
-        let task = |task: usize, state: &mut State<T, A, C>| {
+        let task = |task: usize, state: &mut State<T, A::Total, C>| {
             let (k, w) = work[task % work.len()].clone();
             let chunk = task / work.len();
             let statistics = k * grid.width + w.start..k * grid.width + w.end;
             // SAFETY: pieces are disjoint, and each is taken once for each chunk.
             let totals = unsafe { shared.part(chunk * all + statistics.start..chunk * all + statistics.end) };
-            let State { scratch, behind, stages, outputs, chunk: part, .. } = state;
+            let State { scratch, stages, outputs, chunk: part, .. } = state;
             let chunks = chunk..chunk + 1;
-            let share = Share { reduction: &self.reduce, cut: &cut, statistics, chunks, totals, part };
-            share.reduce(None::<Pending<T, C, L>>, Room { isa, scratch, behind, stages, outputs });
+            let share = Share::<T, A, K> { reduction: &self.reduce, cut: &cut, statistics, chunks, totals, part };
+            share.reduce(Room { isa, scratch, stages, outputs });
         };
         run(plan.threads, work.len() * cut.chunks, State::new, task, |_| ());
         let (totals, rest) = partial.split_at_mut(all);
         for part in rest.chunks_exact(all) {
             for (total, &part) in totals.iter_mut().zip(part) {
-                *total = total.merge(part);
+                *total = A::merge(*total, part);
             }
         }
-        let mut coefficients = vec![C::NONE; self.statistics() * self.cells];
         for t in 0..self.statistics() {
             let cells = &mut coefficients[t * self.cells..(t + 1) * self.cells];
             (self.rule)(t, &totals[t * self.parts..(t + 1) * self.parts], cells);
         }
         if let Some(apply) = &self.apply {
-            apply.run(isa, plan, &coefficients, true);
+            apply.run(isa, plan, &coefficients, true)?;
         }
+        Ok(())
     }
 }

@@ -1,6 +1,8 @@
 //! The passes that norms are made of, compiled once for each type, and here rather than in each crate that calls a norm.
 
+use super::runs::Runs;
 use super::{Application, OfAffine, OfFused, OfInner, OfParameters, Pass, SumsOf};
+use crate::error::Result;
 use crate::kernels::apply::{Affine, Fused, GradAffine, GradFused, GradInner, Inner, Scale};
 use crate::kernels::reduce::MomentSums;
 use crate::plan::Plan;
@@ -19,17 +21,20 @@ macro_rules! passes {
     ) => {
         /// The passes that norms are made of.
         pub trait Passes: Real {
-            $(#[doc = $pass_doc] fn $pass(pass: &$Pass, isa: Isa, plan: &Plan);)*
-            $(#[doc = $apply_doc] fn $apply(apply: &Application<Self, $K>, isa: Isa, plan: &Plan, cells: &[$Cell]);)*
+            $(#[doc = $pass_doc] fn $pass(pass: &$Pass, isa: Isa, plan: &Plan) -> Result<()>;)*
+            #[doc = "dx of x and dy, where runs are statistics with weights inside; the parameters' gradients."]
+            fn runs(pass: &Runs<Self>, isa: Isa, plan: &Plan);
+            $(#[doc = $apply_doc] fn $apply(apply: &Application<Self, $K>, isa: Isa, plan: &Plan, cells: &[$Cell]) -> Result<()>;)*
         }
         passes! { impl $first; passes { $($pass: $Pass;)* } applications { $($apply: $K, $Cell;)* } }
         passes! { impl $second; passes { $($pass: $Pass;)* } applications { $($apply: $K, $Cell;)* } }
     };
     (impl $T:ty; passes { $($pass:ident: $Pass:ty;)* } applications { $($apply:ident: $K:literal, $Cell:ty;)* }) => {
         impl Passes for $T {
-            $(fn $pass(pass: &$Pass, isa: Isa, plan: &Plan) { pass.run(isa, plan); })*
-            $(fn $apply(apply: &Application<Self, $K>, isa: Isa, plan: &Plan, cells: &[$Cell]) {
-                apply.run(isa, plan, cells, false);
+            $(fn $pass(pass: &$Pass, isa: Isa, plan: &Plan) -> Result<()> { pass.run(isa, plan) })*
+            fn runs(pass: &Runs<Self>, isa: Isa, plan: &Plan) { pass.run(isa, plan.threads); }
+            $(fn $apply(apply: &Application<Self, $K>, isa: Isa, plan: &Plan, cells: &[$Cell]) -> Result<()> {
+                apply.run(isa, plan, cells, false)
             })*
         }
     };

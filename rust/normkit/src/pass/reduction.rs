@@ -8,7 +8,7 @@ use super::statistic::{Known, Statistic};
 use super::{Piece, Room, columns_of, pieces};
 use crate::kernels::Pattern;
 use crate::kernels::activation::Activation;
-use crate::kernels::apply::{Affine, Coefficients};
+use crate::kernels::apply::{Affine, Coefficients, splat};
 use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
 use crate::plan::{Cut, tile_statistics};
@@ -27,41 +27,53 @@ pub struct Reduction<'a, T, const K: usize> {
 }
 
 /// Some statistics, in some chunks.
-pub(super) struct Share<'w, 'a, T, A, const K: usize> {
+pub(super) struct Share<'w, 'a, T: Real, A: Statistic<T, K>, const K: usize> {
     pub(super) reduction: &'w Reduction<'a, T, K>,
     pub(super) cut: &'w Cut,
     pub(super) statistics: Range<usize>,
     pub(super) chunks: Range<usize>,
     /// Where the results go.
-    pub(super) totals: &'w mut [A],
+    pub(super) totals: &'w mut [A::Total],
     /// Room for those of a chunk.
-    pub(super) part: &'w mut Vec<A>,
+    pub(super) part: &'w mut Vec<A::Total>,
 }
 
 impl<T: Real, A: Statistic<T, K>, const K: usize> Share<'_, '_, T, A, K> {
-    /// Reduces them; what is pending is applied meanwhile.
-    pub(super) fn reduce<C: Coefficients<T, L, J>, const L: usize, const J: usize>(
+    /// Reduces them.
+    pub(super) fn reduce(self, room: Room<T>) {
+        T::dispatch(room.isa, Alone { share: self, room });
+    }
+
+    /// Reduces them; what is pending is applied meanwhile. For rows, and columns that are taken line by line.
+    pub(super) fn reduce_before<C: Coefficients<T, L, J>, const L: usize, const J: usize>(
         self,
         pending: Option<Pending<T, C, L>>,
         room: Room<T>,
     ) {
-        T::dispatch(room.isa, ReduceShare { share: self, pending, room });
+        T::dispatch(room.isa, Before { share: self, pending, room });
     }
 
     #[inline(always)]
-    fn all<S: Simd<T>>(self, s: S, scratch: &mut Scratch<T>, stages: &mut Stages<T>, behind: &mut impl Behind) {
+    fn all<S: Simd<T>, const ALONE: bool>(
+        self,
+        s: S,
+        scratch: &mut Scratch<T>,
+        stages: &mut Stages<T>,
+        behind: &mut impl Behind,
+    ) {
         let Share { reduction, cut, statistics, chunks, totals, part } = self;
         let grid = &reduction.grid;
-        totals.fill(A::default());
+        totals.fill(A::Total::default());
         for piece in pieces(grid, tile_statistics(grid), statistics.clone()) {
             let at = piece.0 * grid.width + piece.1.start - statistics.start;
             let totals = &mut totals[at..at + piece.1.len()];
             for chunk in chunks.clone() {
                 part.clear();
-                part.resize(totals.len(), A::default());
-                reduction.chunk(s, cut, piece.clone(), chunk, (&mut *scratch, &mut *stages), part, behind);
+                part.resize(totals.len(), A::Total::default());
+                let room = (&mut *scratch, &mut *stages);
+                reduction.chunk::<S, A, ALONE>(s, cut, piece.clone(), chunk, room, part, behind);
                 for (total, &part) in totals.iter_mut().zip(part.iter()) {
-                    *total = total.merge(part);
+                    *total = A::merge(*total, part);
                 }
             }
         }
@@ -71,14 +83,14 @@ impl<T: Real, A: Statistic<T, K>, const K: usize> Share<'_, '_, T, A, K> {
 impl<T: Real, const K: usize> Reduction<'_, T, K> {
     /// A piece of the statistics in one chunk, into `into`.
     #[inline(always)]
-    fn chunk<S: Simd<T>, A: Statistic<T, K>>(
+    fn chunk<S: Simd<T>, A: Statistic<T, K>, const ALONE: bool>(
         &self,
         s: S,
         cut: &Cut,
         (k, w): Piece,
         chunk: usize,
         (scratch, stages): (&mut Scratch<T>, &mut Stages<T>),
-        into: &mut [A],
+        into: &mut [A::Total],
         behind: &mut impl Behind,
     ) {
         let Reduction { grid, inputs, known, activation, mask } = self;
@@ -87,20 +99,24 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
         cells.resize(w.len(), Affine::EMPTY);
         known(k * grid.width + w.start, &mut cells);
         let (rows, columns) = cut.chunk(grid, chunk);
-        if grid.lines {
-            let tiles = tiles(inputs, 0, &w, &(0..grid.len), stages);
-            let mask = mask.as_ref().map(|mask| mask.tile(0, &w, &(0..grid.len), stage));
+        debug_assert!(ALONE || mask.is_none() && !grid.lines && (grid.in_lines() || !grid.columns));
+        if let Some(mask) = mask.as_ref().filter(|_| ALONE && grid.lines) {
+            let tiles = tiles(inputs, 0, &w, &columns, stages);
+            let mask = mask.tile(0, &w, &columns, stage);
             for (row, (into, &cell)) in into.iter_mut().zip(&cells).enumerate() {
-                let mut line = tiles.map(|tile| tile.line(row));
-                if let Some(mask) = mask {
-                    line = pack(line, mask.line(row), packed);
-                }
+                let line = pack(tiles.map(|tile| tile.line(row)), mask.line(row), packed);
                 if line[0].len() > 0 {
-                    into.rows::<S, true>(s, line, cell, *activation, behind);
-                    behind.follow(line[0].len());
+                    A::rows(s, line, cell, *activation, into, &mut ());
                 }
             }
-        } else if grid.columns {
+        } else if grid.in_lines() {
+            let columns = columns_of(grid, &w);
+            for rows in cut.rows(if grid.lines { 0..1 } else { rows }) {
+                let tiles = tiles(inputs, k, if grid.lines { &w } else { &rows }, &columns, stages);
+                let lines = tiles.map(|tile| if grid.lines { tile.rows_as_lines() } else { tile.cut(grid.fold) });
+                A::lines(s, lines, &cells, *activation, into, behind);
+            }
+        } else if ALONE && grid.columns {
             let columns = columns_of(grid, &w);
             let pattern = Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold };
             A::prepare(pattern, &cells, scratch);
@@ -118,11 +134,11 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
             for rows in cut.rows(rows) {
                 for columns in cut.columns(&columns) {
                     let mut tiles = tiles(inputs, k, &rows, &columns, stages);
-                    if let Some(mask) = mask {
+                    if let Some(mask) = mask.as_ref().filter(|_| ALONE) {
                         tiles = pack(tiles, mask.tile(k, &rows, &columns, stage), packed);
                     }
                     if tiles[0].len() > 0 {
-                        into[0].rows::<S, false>(s, tiles, cells[0], *activation, behind);
+                        A::rows(s, tiles, cells[0], *activation, &mut into[0], behind);
                     }
                 }
             }
@@ -132,13 +148,28 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
 }
 
 /// The code of [`Share::reduce`].
-struct ReduceShare<'w, 'a, T, A, C, const K: usize, const L: usize, const J: usize> {
+struct Alone<'w, 'a, T: Real, A: Statistic<T, K>, const K: usize> {
+    share: Share<'w, 'a, T, A, K>,
+    room: Room<'w, T>,
+}
+
+impl<T: Real, A: Statistic<T, K>, const K: usize> Kernel<T> for Alone<'_, '_, T, A, K> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Alone { share, room: Room { scratch, stages, .. } } = self;
+        share.all::<S, true>(s, scratch, stages, &mut ());
+    }
+}
+
+/// The code of [`Share::reduce_before`].
+struct Before<'w, 'a, T: Real, A: Statistic<T, K>, C, const K: usize, const L: usize, const J: usize> {
     share: Share<'w, 'a, T, A, K>,
     pending: Option<Pending<'w, 'a, T, C, L>>,
     room: Room<'w, T>,
 }
 
-impl<T, A, C, const K: usize, const L: usize, const J: usize> Kernel<T> for ReduceShare<'_, '_, T, A, C, K, L, J>
+impl<T, A, C, const K: usize, const L: usize, const J: usize> Kernel<T> for Before<'_, '_, T, A, C, K, L, J>
 where
     T: Real,
     A: Statistic<T, K>,
@@ -147,21 +178,18 @@ where
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
-        let ReduceShare { share, pending, room: Room { scratch, stages, behind, .. } } = self;
-        if C::HEAVY {
-            debug_assert!(pending.is_none());
-            share.all(s, scratch, stages, &mut ());
-            return;
-        }
-        let mut waiting = pending.map(Pending::waiting::<J>);
+        let Before { share, pending, room: Room { scratch, stages, .. } } = self;
+        let mut waiting = pending.map(Pending::waiting);
         let mut follower = Follower::new(
             s,
-            behind,
-            |parameters| waiting.as_mut()?(parameters),
+            C::NONE,
+            || waiting.as_mut()?(),
+            #[inline(always)]
+            |cell| splat(s, cell),
             #[inline(always)]
             |operands, coefficients| C::NONE.of(s, operands, coefficients),
         );
-        share.all(s, scratch, stages, &mut follower);
+        share.all::<S, false>(s, scratch, stages, &mut follower);
         follower.finish();
     }
 }

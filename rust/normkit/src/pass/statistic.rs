@@ -4,26 +4,37 @@ use crate::kernels::Pattern;
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::Affine;
 use crate::kernels::flow::{Flow, Normalized, Plain, Through, Weighted};
+use crate::kernels::lines::{gradient_lines, moments_lines};
 use crate::kernels::reduce::{
     GradSums, MomentSums, Scratch, gradient_columns, gradient_rows, moments_columns, moments_rows,
 };
-use crate::simd::{Behind, Real, Simd, Tile};
+use crate::simd::{Behind, Lines, Real, Simd, Tile};
 
 /// What a reduction knows beforehand of its statistics from number t on.
 pub type Known<'a, T> = &'a (dyn Fn(usize, &mut [Affine<T>]) + Sync);
 
 /// What is taken from the elements of `K` operands.
-pub trait Statistic<T: Real, const K: usize>: Copy + Default + Send + Sync {
+pub trait Statistic<T: Real, const K: usize> {
+    /// The numbers themselves.
+    type Total: Copy + Default + Send + Sync;
     /// Of both parts together.
-    fn merge(self, other: Self) -> Self;
-    /// Of a block that belongs to one statistic, merged into `self`: a short run if it is a `LINE`, else `behind`
-    /// follows.
-    fn rows<S: Simd<T>, const LINE: bool>(
-        &mut self,
+    fn merge(one: Self::Total, other: Self::Total) -> Self::Total;
+    /// Of a block that belongs to one statistic, merged into `into`; `behind` follows.
+    fn rows<S: Simd<T>>(
         s: S,
         tiles: [Tile<T>; K],
         cell: Affine<T>,
         activation: Activation,
+        into: &mut Self::Total,
+        behind: &mut impl Behind,
+    );
+    /// Of lines, each merged into its own of `into`; `behind` follows.
+    fn lines<S: Simd<T>>(
+        s: S,
+        lines: [Lines<T>; K],
+        cells: &[Affine<T>],
+        activation: Activation,
+        into: &mut [Self::Total],
         behind: &mut impl Behind,
     );
     /// Called before the blocks of some columns.
@@ -35,25 +46,37 @@ pub trait Statistic<T: Real, const K: usize>: Copy + Default + Send + Sync {
         pattern: Pattern,
         activation: Activation,
         scratch: &mut Scratch<T>,
-        into: &mut [Self],
+        into: &mut [Self::Total],
     );
 }
 
 impl<T: Real> Statistic<T, 1> for MomentSums {
+    type Total = MomentSums;
     #[inline(always)]
-    fn merge(self, other: Self) -> Self {
-        self.merge(other)
+    fn merge(one: MomentSums, other: MomentSums) -> MomentSums {
+        one.merge(other)
     }
     #[inline(always)]
-    fn rows<S: Simd<T>, const LINE: bool>(
-        &mut self,
+    fn rows<S: Simd<T>>(
         s: S,
         [x]: [Tile<T>; 1],
         _cell: Affine<T>,
         _activation: Activation,
+        into: &mut MomentSums,
         behind: &mut impl Behind,
     ) {
-        moments_rows::<T, S, LINE>(s, x, self, behind);
+        moments_rows(s, x, into, behind);
+    }
+    #[inline(always)]
+    fn lines<S: Simd<T>>(
+        s: S,
+        [x]: [Lines<T>; 1],
+        _cells: &[Affine<T>],
+        _activation: Activation,
+        into: &mut [Self::Total],
+        behind: &mut impl Behind,
+    ) {
+        moments_lines(s, x, into, behind);
     }
     #[inline(always)]
     fn columns<S: Simd<T>>(
@@ -62,7 +85,7 @@ impl<T: Real> Statistic<T, 1> for MomentSums {
         pattern: Pattern,
         _activation: Activation,
         scratch: &mut Scratch<T>,
-        into: &mut [Self],
+        into: &mut [Self::Total],
     ) {
         moments_columns(s, x, pattern, scratch, into);
     }
@@ -70,16 +93,7 @@ impl<T: Real> Statistic<T, 1> for MomentSums {
 
 /// The two sums of a backward pass, by the kind of forward pass that `F` undoes.
 #[derive(Clone, Copy, Debug)]
-pub struct SumsOf<F> {
-    pub(crate) sums: GradSums,
-    kind: std::marker::PhantomData<F>,
-}
-
-impl<F> Default for SumsOf<F> {
-    fn default() -> Self {
-        SumsOf { sums: GradSums::default(), kind: std::marker::PhantomData }
-    }
-}
+pub struct SumsOf<F>(std::marker::PhantomData<F>);
 
 /// Kinds of [`Flow`] that an activation completes.
 pub(crate) trait Kind: Copy + Send + Sync {
@@ -114,20 +128,33 @@ impl<T: Real, F: Kind, const K: usize> Statistic<T, K> for SumsOf<F>
 where
     F::Flow: Flow<T, K>,
 {
+    type Total = GradSums;
     #[inline(always)]
-    fn merge(self, other: Self) -> Self {
-        SumsOf { sums: self.sums.add(other.sums), ..self }
+    fn merge(one: GradSums, other: GradSums) -> GradSums {
+        one.add(other)
     }
     #[inline(always)]
-    fn rows<S: Simd<T>, const LINE: bool>(
-        &mut self,
+    fn rows<S: Simd<T>>(
         s: S,
         tiles: [Tile<T>; K],
         cell: Affine<T>,
         activation: Activation,
+        into: &mut GradSums,
         behind: &mut impl Behind,
     ) {
-        self.sums = self.sums.add(gradient_rows::<T, S, F::Flow, K, LINE>(s, tiles, cell, F::flow(activation), behind));
+        *into = into.add(gradient_rows(s, tiles, cell, F::flow(activation), behind));
+    }
+    #[inline(always)]
+    fn lines<S: Simd<T>>(
+        s: S,
+        lines: [Lines<T>; K],
+        cells: &[Affine<T>],
+        activation: Activation,
+        into: &mut [Self::Total],
+        behind: &mut impl Behind,
+    ) {
+        let add = |l: usize, sums: GradSums| into[l] = into[l].add(sums);
+        gradient_lines(s, lines, [], |_, _| [], cells, F::flow(activation), behind, add);
     }
     #[inline(always)]
     fn prepare(pattern: Pattern, cells: &[Affine<T>], scratch: &mut Scratch<T>) {
@@ -149,10 +176,10 @@ where
         pattern: Pattern,
         activation: Activation,
         scratch: &mut Scratch<T>,
-        into: &mut [Self],
+        into: &mut [Self::Total],
     ) {
         let [mean, scale, shift, sums, dots, ..] = scratch.take(pattern.len());
-        let add = |w: usize, sums: GradSums| into[w].sums = into[w].sums.add(sums);
+        let add = |w: usize, sums: GradSums| into[w] = into[w].add(sums);
         gradient_columns(s, tiles, pattern, [mean, scale, shift, sums, dots], F::flow(activation), add);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::isa::on_avx2;
+use super::{Kernel, Simd};
 
 /// The processor has AVX2.
 #[derive(Clone, Copy)]
@@ -71,6 +72,10 @@ impl Simd<f32> for Avx2 {
     type Lanes = [__m256; 4];
     const N: usize = 8;
 
+    #[inline(always)]
+    fn call<K: Kernel<f32>>(self, kernel: K) -> K::Output {
+        unsafe { on_avx2(kernel) }
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
         unsafe { _mm256_set1_ps(x) }
@@ -146,6 +151,10 @@ impl Simd<f64> for Avx2 {
     type Lanes = [__m256d; 4];
     const N: usize = 4;
 
+    #[inline(always)]
+    fn call<K: Kernel<f64>>(self, kernel: K) -> K::Output {
+        unsafe { on_avx2(kernel) }
+    }
     #[inline(always)]
     fn splat(self, x: f64) -> __m256d {
         unsafe { _mm256_set1_pd(x) }

@@ -2,7 +2,7 @@
 
 use wide::{f32x4, f64x2};
 
-use super::Simd;
+use super::{Kernel, Simd};
 
 /// Needs nothing beyond what the target guarantees.
 #[derive(Clone, Copy)]
@@ -15,6 +15,10 @@ impl Simd<f32> for Baseline {
     type Lanes = [f32x4; 8];
     const N: usize = 4;
 
+    #[inline(never)]
+    fn call<K: Kernel<f32>>(self, kernel: K) -> K::Output {
+        kernel.eval(self)
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> f32x4 {
         f32x4::splat(x)
@@ -108,6 +112,10 @@ impl Simd<f64> for Baseline {
     type Lanes = [f64x2; 8];
     const N: usize = 2;
 
+    #[inline(never)]
+    fn call<K: Kernel<f64>>(self, kernel: K) -> K::Output {
+        kernel.eval(self)
+    }
     #[inline(always)]
     fn splat(self, x: f64) -> f64x2 {
         f64x2::splat(x)

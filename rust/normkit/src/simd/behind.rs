@@ -1,14 +1,15 @@
 //! Work that goes on behind a reduction, a little at each of its steps, so that memory is read and written at once.
 #![allow(clippy::needless_range_loop, reason = "registers of several operands are indexed together")]
 
-use super::{Real, Simd, Tile, TileMut};
+use super::lines::map_run;
+use super::{Lines, LinesMut, Real, Simd};
 
 /// What is done while something else is reduced.
 pub trait Behind {
     /// How many of `most` steps of `step` elements can be done now, at least one, and what does the step that begins at
     /// an offset: to be called for each of them.
     fn segment(&mut self, step: usize, most: usize) -> (usize, impl Fn(usize));
-    /// Does whole rows, or what is left of them, until so many elements are done.
+    /// Does so many elements, or a few more.
     fn follow(&mut self, elements: usize);
 }
 
@@ -28,152 +29,157 @@ impl Behind for () {
     fn follow(&mut self, _elements: usize) {}
 }
 
-/// A rectangle that waits for its outputs.
-pub(crate) struct Waiting<'t, T, const K: usize> {
-    pub(crate) tiles: [Tile<'t, T>; K],
-    pub(crate) out: TileMut<'t, T>,
+/// Runs that wait for their outputs, and parameters of each line.
+pub(crate) struct Waiting<'t, T, P, const K: usize> {
+    pub(crate) lines: [Lines<'t, T>; K],
+    pub(crate) out: LinesMut<'t, T>,
+    pub(crate) of: &'t [P],
 }
 
-/// `out = f(tiles, parameters)` for one waiting rectangle after the other.
-pub(crate) struct Follower<'t, T, S, F, N, const K: usize, const J: usize> {
+/// `out = f(lines, along(of))` for the runs of one rectangle after the other.
+pub(crate) struct Follower<'t, T, S, P, A, F, N, const K: usize> {
     s: S,
+    along: A,
     f: F,
-    /// Gives the next rectangle, and writes the parameters of each of its rows, or those of all rows.
+    /// Gives the next rectangle.
     next: N,
-    parameters: &'t mut Vec<T>,
-    now: Option<Waiting<'t, T, K>>,
+    /// Stands for the parameters where none are needed.
+    none: P,
+    now: Option<Waiting<'t, T, P, K>>,
     row: usize,
-    run: Run<T, K, J>,
-    /// What is left of the row.
-    left: usize,
-    done: bool,
-}
-
-/// What is next of a row.
-#[derive(Clone, Copy)]
-struct Run<T, const K: usize, const J: usize> {
+    line: usize,
+    /// Where the run begins.
     from: [*const T; K],
     to: *mut T,
-    parameters: [T; J],
+    /// What is done of the run, and what is left.
+    offset: usize,
+    left: usize,
 }
 
-impl<T: Real, const K: usize, const J: usize> Run<T, K, J> {
-    /// `n` elements from the `i`th on.
-    /// # Safety
-    /// There are as many, and `n <= S::N`.
-    #[inline(always)]
-    unsafe fn apply<S: Simd<T>>(&self, s: S, i: usize, n: usize, f: &impl Fn([S::V; K], [S::V; J]) -> S::V) {
-        debug_assert!(n <= S::N);
-        let zero = s.splat(T::ZERO);
-        let (mut operands, mut parameters) = ([zero; K], [zero; J]);
-        for j in 0..J {
-            parameters[j] = s.splat(self.parameters[j]);
-        }
-        // SAFETY: as the caller vouches.
-        unsafe {
-            for k in 0..K {
-                let p = self.from[k].add(i);
-                operands[k] = if n == S::N { s.load(p) } else { s.load_or(p, n, zero) };
-            }
-            let value = f(operands, parameters);
-            let p = self.to.add(i);
-            if n == S::N { s.store(p, value) } else { s.store_n(p, n, value) }
-        }
-    }
-
-    /// So many elements on.
-    #[inline(always)]
-    fn skip(&mut self, n: usize) {
-        self.from = self.from.map(|p| p.wrapping_add(n));
-        self.to = self.to.wrapping_add(n);
-    }
-}
-
-impl<'t, T, S, F, N, const K: usize, const J: usize> Follower<'t, T, S, F, N, K, J>
+impl<'t, T, S, P, V, A, F, N, const K: usize> Follower<'t, T, S, P, A, F, N, K>
 where
     T: Real,
     S: Simd<T>,
-    F: Fn([S::V; K], [S::V; J]) -> S::V,
-    N: FnMut(&mut Vec<T>) -> Option<Waiting<'t, T, K>>,
+    P: Copy,
+    V: Copy,
+    A: Fn(P) -> V,
+    F: Fn([S::V; K], V) -> S::V,
+    N: FnMut() -> Option<Waiting<'t, T, P, K>>,
 {
     /// One that has not begun.
     #[inline(always)]
-    pub(crate) fn new(s: S, parameters: &'t mut Vec<T>, next: N, f: F) -> Self {
-        let run = Run { from: [std::ptr::null(); K], to: std::ptr::null_mut(), parameters: [T::ZERO; J] };
-        let mut follower = Follower { s, f, next, parameters, now: None, row: 0, run, left: 0, done: false };
-        follower.turn();
+    pub(crate) fn new(s: S, none: P, next: N, along: A, f: F) -> Self {
+        let mut follower = Follower {
+            s,
+            along,
+            f,
+            next,
+            none,
+            now: None,
+            row: 0,
+            line: 0,
+            from: [std::ptr::null(); K],
+            to: std::ptr::null_mut(),
+            offset: 0,
+            left: 0,
+        };
+        follower.rectangle();
         follower
     }
 
-    /// What is left of a row.
+    /// To the next rectangle, if there is one.
     #[inline(always)]
-    fn rest(&mut self) {
-        let mut i = 0;
-        while i < self.left {
-            let n = (self.left - i).min(S::N);
-            // SAFETY: so many are left.
-            unsafe { self.run.apply(self.s, i, n, &self.f) };
-            i += n;
+    fn rectangle(&mut self) {
+        self.now = (self.next)();
+        self.row = 0;
+        if let Some(Waiting { lines, out, of }) = &self.now {
+            assert!(lines.iter().all(|of| of.is_like(out.shape())));
+            assert!(of.len() == out.shape().lines() && out.shape().rows() > 0 && !of.is_empty());
+            self.begin();
         }
-        self.left = 0;
     }
 
-    /// To the next row, or the next rectangle, if there is one.
+    /// To the first run of a row.
+    #[inline(always)]
+    fn begin(&mut self) {
+        let Some(Waiting { lines, out, .. }) = &self.now else { return };
+        (self.from, self.to) = (lines.map(|of| of.at(self.row, 0)), out.at(self.row, 0));
+        (self.line, self.offset, self.left) = (0, 0, out.shape().len());
+    }
+
+    /// To the next run, if there is one.
     #[inline(always)]
     fn turn(&mut self) {
-        self.row += 1;
-        if self.now.as_ref().is_none_or(|now| self.row >= now.out.rows()) {
-            self.now = (self.next)(self.parameters);
-            self.row = 0;
-            if let Some(Waiting { tiles, out }) = &self.now {
-                assert!(tiles.iter().all(|tile| tile.rows() == out.rows() && tile.len() == out.len()));
-                assert!(self.parameters.len() == J || self.parameters.len() == out.rows() * J);
+        let Some(Waiting { lines, out, of }) = &self.now else { return };
+        self.line += 1;
+        if self.line < of.len() {
+            for k in 0..K {
+                self.from[k] = self.from[k].wrapping_offset(lines[k].step());
             }
-        }
-        let Some(Waiting { tiles, out }) = &self.now else {
-            self.done = true;
+            self.to = self.to.wrapping_offset(out.shape().step());
+            (self.offset, self.left) = (0, out.shape().len());
             return;
-        };
-        let first = if self.parameters.len() == J { 0 } else { self.row * J };
-        let mut parameters = [T::ZERO; J];
-        parameters.copy_from_slice(&self.parameters[first..first + J]);
-        self.run = Run { from: tiles.map(|tile| tile.row(self.row)), to: out.row(self.row), parameters };
-        self.left = out.len();
+        }
+        self.row += 1;
+        if self.row < out.shape().rows() { self.begin() } else { self.rectangle() }
+    }
+
+    /// So many elements of the run; after the last of them to the next run.
+    #[inline(always)]
+    fn some(&mut self, n: usize) {
+        debug_assert!(n <= self.left);
+        let Some(Waiting { of, .. }) = &self.now else { return };
+        let (at, of) = (self.offset, (self.along)(of[self.line]));
+        let from = self.from.map(|p| p.wrapping_add(at));
+        // SAFETY: so many are left of the run; lines and output are alike.
+        unsafe { map_run(self.s, from, self.to.wrapping_add(at), n, of, &self.f) };
+        (self.offset, self.left) = (at + n, self.left - n);
+        if self.left == 0 {
+            self.turn();
+        }
     }
 
     /// Does all that is left.
     #[inline(always)]
     pub(crate) fn finish(mut self) {
-        self.follow(usize::MAX);
+        while self.now.is_some() {
+            self.some(self.left);
+        }
     }
 }
 
-impl<'t, T, S, F, N, const K: usize, const J: usize> Behind for Follower<'t, T, S, F, N, K, J>
+impl<'t, T, S, P, V, A, F, N, const K: usize> Behind for Follower<'t, T, S, P, A, F, N, K>
 where
     T: Real,
     S: Simd<T>,
-    F: Fn([S::V; K], [S::V; J]) -> S::V,
-    N: FnMut(&mut Vec<T>) -> Option<Waiting<'t, T, K>>,
+    P: Copy,
+    V: Copy,
+    A: Fn(P) -> V,
+    F: Fn([S::V; K], V) -> S::V,
+    N: FnMut() -> Option<Waiting<'t, T, P, K>>,
 {
     #[inline(always)]
     fn segment(&mut self, step: usize, most: usize) -> (usize, impl Fn(usize)) {
         debug_assert!(step.is_multiple_of(S::N));
-        if self.left < step && !self.done {
-            self.rest();
-            self.turn();
+        if self.left < step {
+            self.some(self.left);
         }
-        let (s, run, f) = (self.s, self.run, &self.f);
-        let steps = (self.left / step).min(most);
-        self.run.skip(steps * step);
+        let steps = if self.now.is_some() { (self.left / step).min(most) } else { 0 };
+        let of = (self.along)(self.now.as_ref().map_or(self.none, |now| now.of[self.line]));
+        let (s, f, at) = (self.s, &self.f, self.offset);
+        let (from, to) = (self.from.map(|p| p.wrapping_add(at)), self.to.wrapping_add(at));
+        self.offset += steps * step;
         self.left -= steps * step;
         let apply = inlined(
             #[inline(always)]
-            move |offset| {
+            move |at| {
                 if steps > 0 {
-                    debug_assert!(offset + step <= steps * step);
+                    debug_assert!(at + step <= steps * step);
                     for u in 0..step / S::N {
+                        let i = at + u * S::N;
+                        let from = from.map(|p| p.wrapping_add(i));
                         // SAFETY: within the segment, of which as much was left.
-                        unsafe { run.apply(s, offset + u * S::N, S::N, f) };
+                        unsafe { map_run(s, from, to.wrapping_add(i), S::N, of, f) };
                     }
                 }
             },
@@ -183,11 +189,12 @@ where
 
     #[inline(always)]
     fn follow(&mut self, elements: usize) {
-        let mut done = 0;
-        while done < elements && !self.done {
-            done += self.left;
-            self.rest();
-            self.turn();
+        let mut left = elements;
+        while left > 0 && self.now.is_some() {
+            // Whole vectors, but at the end of a run.
+            let n = left.next_multiple_of(S::N).min(self.left);
+            left = left.saturating_sub(n);
+            self.some(n);
         }
     }
 }

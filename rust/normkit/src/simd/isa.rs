@@ -133,7 +133,7 @@ where
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn on_avx2<T: Real, K: Kernel<T>>(kernel: K) -> K::Output
+pub(super) unsafe fn on_avx2<T: Real, K: Kernel<T>>(kernel: K) -> K::Output
 where
     Avx2: Simd<T>,
 {
@@ -144,7 +144,7 @@ where
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,avx512f,avx512vl,avx512dq,avx512bw")]
-unsafe fn on_avx512<T: Real, K: Kernel<T>>(kernel: K) -> K::Output
+pub(super) unsafe fn on_avx512<T: Real, K: Kernel<T>>(kernel: K) -> K::Output
 where
     Avx512: Simd<T>,
 {

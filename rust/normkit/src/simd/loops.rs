@@ -5,7 +5,7 @@ use super::{Behind, LINE, Real, Simd, Tile, TileMut};
 
 /// Steps that the first accumulators take before they are flushed into the second ones. One level of accumulators is
 /// biased by 5–15 ulp where the squares are quantized (means near 1e4); two stay within 3.
-const FLUSH: usize = 16;
+pub(super) const FLUSH: usize = 16;
 
 /// Rows summed in registers before they are added to a column's accumulator: the two levels of [`columns`].
 const GROUP: usize = 4;
@@ -24,7 +24,7 @@ fn assert_shapes<T: Copy, const K: usize>(tiles: &[Tile<T>; K]) {
 /// # Safety
 /// `i + n <= len` for each of `rows`' runs, and `n <= N`.
 #[inline(always)]
-unsafe fn load<T: Real, S: Simd<T>, const K: usize>(
+pub(super) unsafe fn load<T: Real, S: Simd<T>, const K: usize>(
     s: S,
     rows: &[*const T; K],
     i: usize,
@@ -285,8 +285,8 @@ fn inlined<V>(f: impl Fn(usize, usize) -> V) -> impl Fn(usize, usize) -> V {
 }
 
 /// `out = f(tiles, along)`, element by element; `along[j]` are parameters of the columns. `stream` stores past the
-/// caches. An input may be the output's memory. `HEAVY`: `f` is long or runs are short, so that one copy of its
-/// code is enough.
+/// caches. An input may be the output's memory. `HEAVY`: `f` is long, so that one copy of its code is
+/// enough.
 #[inline(always)]
 pub(crate) fn map<T: Real, S: Simd<T>, const K: usize, const J: usize, const HEAVY: bool>(
     s: S,

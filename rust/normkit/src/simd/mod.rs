@@ -3,7 +3,8 @@
 //! This is the only directory with intrinsics. A token (`Avx512`, `Avx2`, `Baseline`) is the proof that the processor
 //! has the instruction set; tokens are made in [`dispatch`] alone. What the kernels see are safe loops over
 //! [`Tile`]s: [`lanes`] and [`short_lanes`] (sums along a run), [`columns`] (sums down a run) and [`map`] (one output per
-//! element); a [`Follower`] makes outputs at the steps of another loop.
+//! element); over short [`Lines`], several at a time, [`line_sums`] and [`map_lines`]. A [`Follower`] makes outputs at the
+//! steps of another loop.
 //!
 //! Every result has the same bits on every instruction set: [`Real::LANES`] virtual lanes whatever the register width,
 //! one fixed tree to fold them, multiply then add with two roundings, and tails that take the same lane positions.
@@ -11,9 +12,11 @@
 //! Every function on the way from a `#[target_feature]` entry point down to an intrinsic is `#[inline(always)]`: one
 //! that is not becomes a call that passes vectors through memory.
 
+mod aligned;
 mod baseline;
 mod behind;
 mod isa;
+mod lines;
 mod loops;
 mod tile;
 
@@ -26,13 +29,15 @@ use std::ops::IndexMut;
 
 use crate::element::{Sink, Source};
 
+pub(crate) use aligned::Aligned;
 pub use behind::Behind;
 pub(crate) use behind::{Follower, Waiting};
 pub use isa::force;
 pub use isa::{Isa, IsaError};
+pub(crate) use lines::{AT_ONCE, line_sums, map_lines};
 pub(crate) use loops::{columns, lanes, map, short_lanes};
 pub use tile::{Base, BaseMut};
-pub use tile::{Tile, TileMut};
+pub use tile::{Lines, LinesMut, Tile, TileMut};
 
 /// The widest register in bytes; also a cache line, and the alignment that streaming stores need.
 pub(crate) const LINE: usize = 64;
@@ -130,8 +135,17 @@ pub trait Simd<T: Real>: Copy + 'static {
     fn positive(self, c: Self::V, a: Self::V, b: Self::V) -> Self::V;
     /// `p` times two to the power of `n`, where `magic` is [`Real::MAGIC`]` + n`; everything within the normal range.
     fn scale(self, p: Self::V, magic: Self::V) -> Self::V;
+    /// Runs a kernel as a function of its own, compiled once: for what is seldom needed.
+    fn call<K: Kernel<T>>(self, kernel: K) -> K::Output;
     /// Sum of the lanes by the fixed tree: lane i + lane i + N/2, halving.
     fn fold(self, v: Self::V) -> T;
+    /// Folds the first `n` vectors, each by the same tree; where that is quicker, all of them.
+    #[inline(always)]
+    fn folds(self, vectors: &[Self::V; AT_ONCE], n: usize, sums: &mut [T; AT_ONCE]) {
+        for i in 0..n {
+            sums[i] = self.fold(vectors[i]);
+        }
+    }
 }
 
 impl Real for f32 {

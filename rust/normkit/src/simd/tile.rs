@@ -5,6 +5,7 @@
 //! shrink afterwards, so that reading and writing through them is safe.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::Real;
 
@@ -81,6 +82,11 @@ impl<'a, T> Base<'a, T> {
         Base(self.0.cast(), self.1, PhantomData)
     }
 
+    /// Whether an output begins at the same place.
+    pub(crate) fn begins_with(self, out: BaseMut<T>) -> bool {
+        self.0 == out.0.cast_const()
+    }
+
     /// The address of `len` elements, `offset` on.
     #[inline(always)]
     pub(crate) fn at(self, offset: isize, len: usize) -> *const T {
@@ -145,7 +151,152 @@ pub struct TileMut<'a, T> {
     lives: PhantomData<&'a mut [T]>,
 }
 
+/// How short runs lie in a rectangle: `rows` times `lines` of `len` elements, `stride` and `step` apart.
+#[derive(Clone, Copy, PartialEq)]
+struct Ruling {
+    rows: usize,
+    stride: isize,
+    lines: usize,
+    step: isize,
+    len: usize,
+}
+
+impl Ruling {
+    #[inline(always)]
+    fn offset(&self, row: usize, line: usize) -> isize {
+        debug_assert!(row < self.rows && line < self.lines);
+        row as isize * self.stride + line as isize * self.step
+    }
+}
+
+/// Short runs to read, of which those in one place of all rows belong together.
+#[derive(Clone, Copy)]
+pub struct Lines<'a, T> {
+    p: *const T,
+    ruling: Ruling,
+    lives: PhantomData<&'a [T]>,
+}
+
+/// Short runs to write.
+pub struct LinesMut<'a, T> {
+    p: *mut T,
+    ruling: Ruling,
+    lives: PhantomData<&'a mut [T]>,
+}
+
+impl<'a, T: Copy> Lines<'a, T> {
+    #[inline(always)]
+    pub(crate) fn rows(self) -> usize {
+        self.ruling.rows
+    }
+
+    #[inline(always)]
+    pub(crate) fn lines(self) -> usize {
+        self.ruling.lines
+    }
+
+    #[inline(always)]
+    pub(crate) fn len(self) -> usize {
+        self.ruling.len
+    }
+
+    /// From a line to the next.
+    #[inline(always)]
+    pub(super) fn step(self) -> isize {
+        self.ruling.step
+    }
+
+    /// Whether runs are so many and so long as the others.
+    #[inline(always)]
+    pub(super) fn is_like<U: Copy>(self, other: Lines<U>) -> bool {
+        let size = |Ruling { rows, lines, len, .. }: Ruling| (rows, lines, len);
+        size(self.ruling) == size(other.ruling)
+    }
+
+    /// Some of the lines.
+    #[inline(always)]
+    pub(crate) fn part(self, lines: Range<usize>) -> Self {
+        assert!(lines.start < lines.end && lines.end <= self.ruling.lines);
+        let ruling = Ruling { lines: lines.len(), ..self.ruling };
+        Lines { p: self.at(0, lines.start), ruling, ..self }
+    }
+
+    /// One line of all rows.
+    #[inline(always)]
+    pub(crate) fn line(self, line: usize) -> Tile<'a, T> {
+        assert!(line < self.ruling.lines);
+        let Ruling { rows, stride, len, .. } = self.ruling;
+        Tile { p: self.at(0, line), rows, stride, len, lives: PhantomData }
+    }
+
+    /// The heads, up to `len` elements long, of about `n` rows; of parts of the row, where there is one.
+    #[inline(always)]
+    pub(crate) fn places(self, n: usize, len: usize) -> Self {
+        let Tile { rows, stride, len, .. } = self.line(0).places(n, len);
+        Lines { ruling: Ruling { rows, stride, len, ..self.ruling }, ..self }
+    }
+
+    /// The first element of a line.
+    #[inline(always)]
+    pub(crate) fn first(self, line: usize) -> T {
+        self.line(line).get(0, 0)
+    }
+
+    /// Where a run begins.
+    #[inline(always)]
+    pub(super) fn at(self, row: usize, line: usize) -> *const T {
+        self.p.wrapping_offset(self.ruling.offset(row, line))
+    }
+}
+
+impl<T: Copy> LinesMut<'_, T> {
+    /// Some of the lines.
+    #[inline(always)]
+    pub(crate) fn part(&mut self, lines: Range<usize>) -> LinesMut<'_, T> {
+        assert!(lines.start < lines.end && lines.end <= self.ruling.lines);
+        let ruling = Ruling { lines: lines.len(), ..self.ruling };
+        LinesMut { p: self.at(0, lines.start), ruling, lives: PhantomData }
+    }
+
+    /// As lines to read, to compare.
+    #[inline(always)]
+    pub(super) fn shape(&self) -> Lines<'_, T> {
+        Lines { p: self.p, ruling: self.ruling, lives: PhantomData }
+    }
+
+    /// Where a run begins.
+    #[inline(always)]
+    pub(super) fn at(&self, row: usize, line: usize) -> *mut T {
+        self.p.wrapping_offset(self.ruling.offset(row, line))
+    }
+}
+
 impl<'a, T: Copy> Tile<'a, T> {
+    /// The first row as so many lines.
+    #[inline(always)]
+    pub(crate) fn repeated(self, lines: usize) -> Lines<'a, T> {
+        debug_assert!(self.rows > 0);
+        Lines {
+            ruling: Ruling { lines, step: 0, ..self.head(1, self.len).rows_as_lines().ruling },
+            ..self.rows_as_lines()
+        }
+    }
+
+    /// Each row as a line of its own.
+    #[inline(always)]
+    pub(crate) fn rows_as_lines(self) -> Lines<'a, T> {
+        let Tile { p, rows, stride, len, .. } = self;
+        Lines { p, ruling: Ruling { rows: 1, stride: 0, lines: rows, step: stride, len }, lives: PhantomData }
+    }
+
+    /// Each row cut into lines of so many elements.
+    #[inline(always)]
+    pub(crate) fn cut(self, len: usize) -> Lines<'a, T> {
+        assert!(self.len.is_multiple_of(len));
+        let Tile { p, rows, stride, .. } = self;
+        Lines { p, ruling: Ruling { rows, stride, lines: self.len / len, step: len as isize, len }, lives: PhantomData }
+    }
+
     /// Rows one after the other in `data`.
     #[inline(always)]
     pub(crate) fn new(data: &'a [T], rows: usize, len: usize) -> Self {
@@ -214,6 +365,30 @@ impl<'a, T: Copy> Tile<'a, T> {
 }
 
 impl<'a, T: Copy> TileMut<'a, T> {
+    /// The first row as so many lines.
+    #[inline(always)]
+    pub(crate) fn repeated(self, lines: usize) -> LinesMut<'a, T> {
+        let TileMut { p, rows, stride, len, .. } = self;
+        debug_assert!(rows > 0);
+        LinesMut { p, ruling: Ruling { rows: 1, stride, lines, step: 0, len }, lives: PhantomData }
+    }
+
+    /// Each row as a line of its own.
+    #[inline(always)]
+    pub(crate) fn rows_as_lines(self) -> LinesMut<'a, T> {
+        let TileMut { p, rows, stride, len, .. } = self;
+        LinesMut { p, ruling: Ruling { rows: 1, stride: 0, lines: rows, step: stride, len }, lives: PhantomData }
+    }
+
+    /// Each row cut into lines of so many elements.
+    #[inline(always)]
+    pub(crate) fn cut(self, len: usize) -> LinesMut<'a, T> {
+        assert!(self.len.is_multiple_of(len));
+        let TileMut { p, rows, stride, .. } = self;
+        let ruling = Ruling { rows, stride, lines: self.len / len, step: len as isize, len };
+        LinesMut { p, ruling, lives: PhantomData }
+    }
+
     /// Rows one after the other in `data`.
     #[inline(always)]
     pub(crate) fn new(data: &'a mut [T], rows: usize, len: usize) -> Self {
@@ -229,13 +404,6 @@ impl<'a, T: Copy> TileMut<'a, T> {
     #[inline(always)]
     pub(crate) fn len(&self) -> usize {
         self.len
-    }
-
-    /// One row.
-    #[inline(always)]
-    pub(crate) fn line(&mut self, row: usize) -> TileMut<'_, T> {
-        assert!(row < self.rows);
-        TileMut { p: self.row(row), rows: 1, stride: self.stride, len: self.len, lives: PhantomData }
     }
 
     /// The same rectangle, borrowed.

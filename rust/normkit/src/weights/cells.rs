@@ -1,7 +1,7 @@
 //! Weights on the one mechanism, in float64 whatever they hold: converted block by block in cache, rounded once.
 
 use crate::element::Element;
-use crate::error::{Result, zeros};
+use crate::error::{Result, gathered, zeros};
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, GradAffine};
 use crate::kernels::reduce::{GradSums, MomentSums};
@@ -9,7 +9,7 @@ use crate::layout::{Grid, grid};
 use crate::moments::Moments;
 use crate::norms::{isa, plan};
 use crate::parallel::Slots;
-use crate::pass::{Application, Known, OfAffine, Pass, Passes, Reduction, SumsOf};
+use crate::pass::{Application, Known, Pass, Passes, Reduction};
 use crate::plan::Work;
 use crate::simd::Real;
 use crate::tensor::{Tensor, TensorMut};
@@ -51,9 +51,9 @@ fn moments<E: Element>(x: &Tensor<E>, kept: &[bool]) -> Result<Vec<Moments>> {
         let reduce = reduction(grid, [Input::new(x, &from)], &zero);
         let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
         let read = x.size() * size_of::<E>();
-        Passes::forward(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }));
+        Passes::forward(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }))?;
     }
-    Ok(mean.into_iter().zip(m2).map(|(mean, m2)| Moments { count, mean, m2 }).collect())
+    gathered(mean.into_iter().zip(m2).map(|(mean, m2)| Moments { count, mean, m2 }))
 }
 
 /// Moments of a cell in a unit in which its squares stay within float64.
@@ -89,7 +89,7 @@ impl Spread {
 pub(super) fn spreads<E: Element>(x: &Tensor<E>, kept: &[bool]) -> Result<Vec<Spread>> {
     /// Whose square brings any number that is lost back into range.
     const UNIT: f64 = f64::from_bits((1023 + 600) << 52);
-    let mut spreads: Vec<_> = moments(x, kept)?.into_iter().map(|moments| Spread { moments, unit: 1.0 }).collect();
+    let mut spreads = gathered(moments(x, kept)?.into_iter().map(|moments| Spread { moments, unit: 1.0 }))?;
     if size_of::<E>() < size_of::<f64>() {
         return Ok(spreads); // squares of narrower types stay within
     }
@@ -118,11 +118,11 @@ pub(super) fn dots<E: Element, F: Element>(x: &Tensor<E>, y: &Tensor<F>, kept: &
     if x.size() > 0 {
         let (grid, [from, along]) = grid(&x.shape, kept, [&x.strides, &y.strides]);
         let slots = Slots::new(&mut dots);
-        let rule = |t: usize, of: &[SumsOf<OfAffine>], _: &mut [GradAffine<f64>]| slots.set(t, of[0].sums.dot);
+        let rule = |t: usize, of: &[GradSums], _: &mut [GradAffine<f64>]| slots.set(t, of[0].dot);
         let reduce = reduction(grid, [Input::new(x, &from), Input::new(y, &along)], &zero);
         let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
         let read = x.size() * (size_of::<E>() + size_of::<F>());
-        Passes::backward(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }));
+        Passes::backward(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }))?;
     }
     Ok(dots)
 }
@@ -140,7 +140,7 @@ pub(super) fn affine<E: Element, F: Element>(
         let (read, written) = (x.size() * size_of::<E>(), x.size() * size_of::<F>());
         let (inputs, out) = ([Input::new(x, &from)], Output::new(out, &to));
         let apply = Application { grid, inputs, out, second: None, mask: None };
-        Passes::affine(&apply, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written }), cells);
+        Passes::affine(&apply, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written }), cells)?;
     }
     Ok(())
 }
@@ -176,9 +176,9 @@ pub(super) fn backward<E: Element, F: Element, G: Element, H: Element>(
     let (inputs, out) = ([Input::new(z.of, &from), Input::new(dy, &along)], Output::new(dx, &to));
     let apply = Some(Application { grid: applied, inputs, out, second: None, mask: None });
     let cells = applied.statistics() / reduced.statistics();
-    let rule = |t: usize, of: &[SumsOf<OfAffine>], cells: &mut [GradAffine<f64>]| rule(t, of[0].sums, cells);
+    let rule = |t: usize, of: &[GradSums], cells: &mut [GradAffine<f64>]| rule(t, of[0], cells);
     let pass = Pass { reduce, parts: 1, apply, cells, samples: 1, rule: &rule };
     let (read, written) = (dy.size() * (size_of::<E>() + size_of::<G>()), dy.size() * size_of::<H>());
-    Passes::backward(&pass, isa, &plan(&Work { grid: reduced, parts: 1, samples: 1, read, written }));
+    Passes::backward(&pass, isa, &plan(&Work { grid: reduced, parts: 1, samples: 1, read, written }))?;
     Ok(())
 }

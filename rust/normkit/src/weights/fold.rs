@@ -1,7 +1,7 @@
 //! Folding batch normalization into the convolution before it.
 
 use crate::element::Element;
-use crate::error::{Error, Result, shape_text};
+use crate::error::{Error, Result, gathered, shape_text};
 use crate::norms::rstd;
 use crate::parallel::{Disjoint, num_threads, run};
 
@@ -78,7 +78,7 @@ pub fn fold_conv_bn<E: Element>(
         return Err(Error::new("running_var", "be >= 0", format!("{} in channel {c}", var[c])));
     }
 
-    let scales: Vec<f64> = (0..channels).map(|c| scale.map_or(1.0, |scale| scale[c]) * rstd(var[c], eps)).collect();
+    let scales = gathered((0..channels).map(|c| scale.map_or(1.0, |scale| scale[c]) * rstd(var[c], eps)))?;
     // Runs of one output channel: rows of the weight, or of each input channel's part where it is transposed.
     let run_len: usize = if transposed { shape[2..].iter().product() } else { shape[1..].iter().product() };
     let channel = |i: usize| {
@@ -107,5 +107,5 @@ pub fn fold_conv_bn<E: Element>(
     );
     let fold =
         |c: usize| (bias.map_or(0.0, |bias| bias[c]) - mean[c]) * scales[c] + shift.map_or(0.0, |shift| shift[c]);
-    Ok((0..channels).map(fold).collect())
+    gathered((0..channels).map(fold))
 }

@@ -6,7 +6,7 @@
 use super::cells::{Cells, affine, backward, dots, spreads};
 use super::{check_len, check_shape, keep_dim, over};
 use crate::element::Element;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, gathered};
 use crate::kernels::apply::{Affine, GradAffine};
 use crate::kernels::reduce::GradSums;
 use crate::tensor::{Tensor, TensorMut, dense_strides};
@@ -95,7 +95,7 @@ pub fn spectral_norm<E: Element>(
         return Err(Error::new("eps", "be finite and >= 0", eps));
     }
     check_shape("out", &w.shape, "weight", &weight.shape)?;
-    let (mut u, mut v) = (u.to_vec(), v.to_vec());
+    let (mut u, mut v) = (gathered(u.iter().copied())?, gathered(v.iter().copied())?);
     if weight.size() == 0 {
         return Ok(SingularTriple { u, v, sigma: 0.0 });
     }

@@ -3,7 +3,7 @@
 use super::cells::{Cells, affine, backward, spreads};
 use super::{check_len, check_shape, over};
 use crate::element::Element;
-use crate::error::{Error, Result, shape_text, zeros};
+use crate::error::{Error, Result, gathered, shape_text, zeros};
 use crate::kernels::apply::{Affine, GradAffine};
 use crate::kernels::reduce::GradSums;
 use crate::layout::keep;
@@ -49,11 +49,11 @@ pub fn scaled_weight_standardization<E: Element>(
     // fan_in is the number of elements of a variance: their product is the sum of squared deviations.
     let scale = |deviation: f64| if deviation <= eps.sqrt() { rstd(0.0, eps) } else { over(1.0, deviation) };
     let of = Standardized {
-        mean: spreads.iter().map(|spread| spread.mean()).collect(),
-        rstd: spreads.iter().map(|spread| scale(spread.deviation())).collect(),
+        mean: gathered(spreads.iter().map(|spread| spread.mean()))?,
+        rstd: gathered(spreads.iter().map(|spread| scale(spread.deviation())))?,
     };
     let cell = |c: usize| Affine::new(of.mean[c], gain.map_or(1.0, |gain| gain[c]) * of.rstd[c], 0.0);
-    let cells: Vec<_> = (0..weight.shape[0]).map(cell).collect();
+    let cells = gathered((0..weight.shape[0]).map(cell))?;
     affine(weight, &kept, &cells, w)?;
     Ok(of)
 }

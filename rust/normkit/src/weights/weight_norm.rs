@@ -3,7 +3,7 @@
 use super::cells::{Cells, affine, backward, spreads};
 use super::{check_len, check_shape, keep_dim, over};
 use crate::element::Element;
-use crate::error::{Result, zeros};
+use crate::error::{Result, gathered, zeros};
 use crate::kernels::apply::{Affine, GradAffine};
 use crate::kernels::reduce::GradSums;
 use crate::parallel::Slots;
@@ -24,8 +24,8 @@ fn check<E>(v: &Tensor<E>, dim: Option<usize>, g: &[f64]) -> Result<Vec<bool>> {
 pub fn weight_norm<E: Element>(v: &Tensor<E>, dim: Option<usize>, g: &[f64], w: &mut TensorMut<E>) -> Result<Vec<f64>> {
     let kept = check(v, dim, g)?;
     check_shape("out", &w.shape, "v", &v.shape)?;
-    let norms: Vec<f64> = spreads(v, &kept)?.iter().map(|spread| spread.norm()).collect();
-    let cells: Vec<_> = g.iter().zip(&norms).map(|(&g, &norm)| Affine::new(0.0, over(g, norm), 0.0)).collect();
+    let norms = gathered(spreads(v, &kept)?.iter().map(|spread| spread.norm()))?;
+    let cells = gathered(g.iter().zip(&norms).map(|(&g, &norm)| Affine::new(0.0, over(g, norm), 0.0)))?;
     affine(v, &kept, &cells, w)?;
     Ok(norms)
 }

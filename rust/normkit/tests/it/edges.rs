@@ -436,3 +436,29 @@ proptest! {
         let _ = fold_conv_bn(&x, &shape, bias, conv, norm, &mut y);
     }
 }
+
+/// Products that leave float32's range on the way to the gradients of parameters that vary inside a run, which are then
+/// taken again: a gradient is linear in dy. Also where dx is dy's memory.
+#[test]
+fn tiny_gradients_of_parameters_inside_runs() {
+    let (shape, layout, groups) = ([8, 4, 3, 3], Layout::dense(4), 2);
+    let tiny = 0.5f64.powi(113);
+    let x = Array::<f32>::new(&shape, &layout, |i| Values::Normal.at::<f32>(1, i));
+    let (means, rstds, weight) = (parameters(4, 8 * groups), parameters(5, 8 * groups), parameters(3, 4));
+    let backward = |dy: &Tensor<f32>, out: &mut TensorMut<f32>| {
+        normkit::group_norm_backward(dy, &x.tensor(), 1, groups, &means, &rstds, Some(&weight), out).expect("valid")
+    };
+    let scaled = |factor: f64| Array::<f32>::new(&shape, &layout, |i| factor * normal(2, i));
+    let expected = backward(&scaled(1.0).tensor(), &mut Array::output(&shape, &layout).tensor_mut());
+    let apart = backward(&scaled(tiny).tensor(), &mut Array::output(&shape, &layout).tensor_mut());
+    let mut together = scaled(tiny);
+    let (dy, mut dx) = together.in_place();
+    assert_eq!(apart, backward(&dy, &mut dx));
+    for (found, expected) in [(&apart.weight, &expected.weight), (&apart.bias, &expected.bias)] {
+        for (found, expected) in found.iter().zip(expected) {
+            let expected = expected * tiny;
+            // The larger one was added up in float32, of 72 terms of size 1 to 4.
+            assert!((found - expected).abs() <= 72.0 * 4.0 * f64::from(f32::EPSILON) * tiny, "{found} {expected}");
+        }
+    }
+}

@@ -1,11 +1,9 @@
 //! Weight norm, spectral norm and scaled weight standardization: against the oracle over shapes, layouts, types and
 //! values; the oracle's gradients against finite differences; the same bits; the edges.
 
-use crate::common::judge::{Check, close_or_equal as close, rounded_once};
-use crate::common::weights::{
-    Layouts, WIDE, check_spectral_norm, check_standardization, check_weight_norm, gradient, weight,
-};
-use crate::common::{Array, Float, Layout, config, configure, input_layout, layout, normal, parameters, position};
+use crate::common::judge::{Check, close_or_equal as close};
+use crate::common::weights::{Layouts, check_spectral_norm, check_standardization, check_weight_norm};
+use crate::common::{Array, Float, Layout, config, configure, input_layout, layout, normal, parameters};
 use normkit::{Element, Isa, SingularTriple, Standardized, reference};
 use proptest::prelude::*;
 

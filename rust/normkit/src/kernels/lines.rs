@@ -1,0 +1,128 @@
+//! Statistics of short runs, several lines at a time: what surrounds the sums of one line would cost more than the sums.
+
+use super::apply::Affine;
+use super::flow::Flow;
+use super::reduce::{GradSums, GradientOfRows, MomentSums, MomentsOfRows, PLACES, SAMPLE, close, trusted};
+use crate::simd::{AT_ONCE, Behind, Lines, LinesMut, Real, Simd, line_sums};
+
+/// So many lines at a time.
+#[inline(always)]
+fn parts(lines: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    (0..lines.div_ceil(AT_ONCE)).map(move |i| i * AT_ONCE..lines.min((i + 1) * AT_ONCE))
+}
+
+/// Merges the moments of each line into those of its statistic.
+#[inline(always)]
+pub(crate) fn moments_lines<T: Real, S: Simd<T>>(s: S, x: Lines<T>, into: &mut [MomentSums], behind: &mut impl Behind) {
+    let count = (x.rows() * x.len()) as f64;
+    for part in parts(x.lines()) {
+        let (x, into) = (x.part(part.clone()), &mut into[part]);
+        let mut at = [T::ZERO; AT_ONCE];
+        if into[0].count > 0.0 {
+            for (at, into) in at.iter_mut().zip(into.iter()) {
+                *at = T::from_f64(into.at);
+            }
+        } else {
+            rough_means(s, x.places(PLACES, SAMPLE / PLACES), &mut at);
+        }
+        let [sums, squares] = line_sums(
+            s,
+            [x],
+            [],
+            behind,
+            #[inline(always)]
+            |l| ([at[l]], s.splat(at[l])),
+            #[inline(always)]
+            |[x], at| {
+                let d = s.sub(x, at);
+                [d, s.mul(d, d)]
+            },
+            |_, _| [],
+        );
+        for (l, into) in into.iter_mut().enumerate() {
+            let (sum, squares) = (sums[l].to_f64(), squares[l].to_f64());
+            if close(count, sum, squares) && trusted::<T>(squares) {
+                *into = into.merge(MomentSums { count, at: at[l].to_f64(), sum, squares });
+            } else {
+                *into = s.call(MomentsOfRows { x: x.line(l), into: *into });
+            }
+        }
+    }
+}
+
+/// The mean of each line, to float lanes' accuracy; exact for a constant, as deviations are taken from a value of it.
+#[inline(always)]
+fn rough_means<T: Real, S: Simd<T>>(s: S, x: Lines<T>, means: &mut [T; AT_ONCE]) {
+    let count = (x.rows() * x.len()) as f64;
+    let mut first = [T::ZERO; AT_ONCE];
+    for (l, first) in first[..x.lines()].iter_mut().enumerate() {
+        *first = x.first(l);
+    }
+    let [sums] = line_sums(
+        s,
+        [x],
+        [],
+        &mut (),
+        #[inline(always)]
+        |l| ([first[l]], s.splat(first[l])),
+        #[inline(always)]
+        |[x], first| [s.sub(x, first)],
+        |_, _| [],
+    );
+    for l in 0..x.lines() {
+        means[l] = T::from_f64(first[l].to_f64() + sums[l].to_f64() / count);
+    }
+}
+
+/// Gives `add` Σdz and Σdz·(x − mean) of each line. Adds the `B` terms of `more` to `beside`, element by element.
+#[inline(always)]
+pub(crate) fn gradient_lines<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize, const B: usize>(
+    s: S,
+    lines: [Lines<T>; K],
+    mut beside: [LinesMut<T>; B],
+    more: impl Fn([S::V; K], Affine<S::V>) -> [S::V; B],
+    cells: &[Affine<T>],
+    flow: F,
+    behind: &mut impl Behind,
+    mut add: impl FnMut(usize, GradSums),
+) {
+    for part in parts(lines[0].lines()) {
+        let lines = lines.map(|of| of.part(part.clone()));
+        let cells = &cells[part.clone()];
+        let [sums, dots] = line_sums(
+            s,
+            lines,
+            beside.each_mut().map(|of| of.part(part.clone())),
+            behind,
+            #[inline(always)]
+            |l| {
+                let Affine { mean, scale, shift } = cells[l];
+                let mut fill = [T::ZERO; K];
+                fill[0] = mean;
+                (fill, Affine { mean: s.splat(mean), scale: s.splat(scale), shift: s.splat(shift) })
+            },
+            #[inline(always)]
+            |operands, along| {
+                let dz = flow.vector(s, operands, along);
+                [dz, s.mul(dz, flow.deviation(s, operands, along))]
+            },
+            &more,
+        );
+        let of = |l: usize| GradSums { dy: sums[l].to_f64(), dot: dots[l].to_f64() };
+        let good = |l: usize| of(l).dy.is_finite() & trusted::<T>(of(l).dot);
+        let mut wrong = false;
+        for l in 0..cells.len() {
+            wrong |= !good(l);
+        }
+        if !wrong {
+            for l in 0..cells.len() {
+                add(part.start + l, of(l));
+            }
+            continue;
+        }
+        for (l, &cell) in cells.iter().enumerate() {
+            let line = lines.map(|of| of.line(l));
+            add(part.start + l, if good(l) { of(l) } else { s.call(GradientOfRows { tiles: line, cell, flow }) });
+        }
+    }
+}

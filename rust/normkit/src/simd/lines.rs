@@ -1,0 +1,168 @@
+//! Loops over short runs, several lines at a time.
+#![allow(clippy::needless_range_loop, reason = "registers of several accumulators are indexed together")]
+
+use std::mem::MaybeUninit;
+
+use super::loops::{FLUSH, load};
+use super::{Behind, Lines, LinesMut, Real, Simd};
+
+/// Lines whose sums are taken together.
+pub(crate) const AT_ONCE: usize = 16;
+
+/// The sums of the `M` terms that `f` makes of each line's elements, over all rows, for up to [`AT_ONCE`] lines: in
+/// [`Real::LANES`] virtual lanes with two levels, folded by the fixed tree. `along` gives what `f` needs of a line, and
+/// what tails are filled with, of which `f` must make zeros. The `B` terms that `g` makes are added to `beside`, element
+/// by element. `behind` follows.
+#[inline(always)]
+pub(crate) fn line_sums<T: Real, S: Simd<T>, P: Copy, const K: usize, const M: usize, const B: usize>(
+    s: S,
+    lines: [Lines<T>; K],
+    beside: [LinesMut<T>; B],
+    behind: &mut impl Behind,
+    along: impl Fn(usize) -> ([T; K], P),
+    f: impl Fn([S::V; K], P) -> [S::V; M],
+    g: impl Fn([S::V; K], P) -> [S::V; B],
+) -> [[T; AT_ONCE]; M] {
+    assert!(lines.iter().all(|of| of.is_like(lines[0])) && beside.iter().all(|of| of.shape().is_like(lines[0])));
+    let (rows, count, len) = (lines[0].rows(), lines[0].lines(), lines[0].len());
+    assert!(rows > 0 && len > 0 && count <= AT_ONCE);
+    let registers = T::LANES / S::N;
+    let zero = s.splat_lanes(T::ZERO);
+    let mut outer = [const { MaybeUninit::<[S::Lanes; M]>::uninit() }; AT_ONCE];
+    for r in 0..rows {
+        let mut from = lines.map(|of| of.at(r, 0));
+        let mut to = beside.each_ref().map(|of| of.at(r, 0));
+        for l in 0..count {
+            let (fill, of) = along(l);
+            let mut fills = [s.splat(T::ZERO); K];
+            for k in 0..K {
+                fills[k] = s.splat(fill[k]);
+            }
+            let mut i = 0;
+            while i < len {
+                let (begin, first) = (i, r == 0 && i == 0);
+                let mut inner = [zero; M];
+                let end = len.min(i + FLUSH * T::LANES);
+                while i + T::LANES <= end {
+                    for u in 0..registers {
+                        debug_assert!(i + (u + 1) * S::N <= len);
+                        let at = i + u * S::N;
+                        // SAFETY: a whole step of LANES elements is left in the run.
+                        let operands = unsafe { load(s, &from, at, S::N, &fills) };
+                        let (terms, more) = (f(operands, of), g(operands, of));
+                        for b in 0..B {
+                            // SAFETY: as above.
+                            unsafe { s.store(to[b].add(at), s.add(s.load(to[b].add(at)), more[b])) };
+                        }
+                        for m in 0..M {
+                            inner[m][u] = s.add(inner[m][u], terms[m]);
+                        }
+                    }
+                    i += T::LANES;
+                }
+                if i < end {
+                    for u in 0..registers {
+                        let at = i + u * S::N;
+                        if at < end {
+                            let n = (end - at).min(S::N);
+                            // SAFETY: no more than what is left of the run is read.
+                            let operands = unsafe { load(s, &from, at, n, &fills) };
+                            let (terms, more) = (f(operands, of), g(operands, of));
+                            for b in 0..B {
+                                // SAFETY: as above, and written.
+                                unsafe {
+                                    let sum = s.add(s.load_or(to[b].add(at), n, s.splat(T::ZERO)), more[b]);
+                                    s.store_n(to[b].add(at), n, sum);
+                                }
+                            }
+                            for m in 0..M {
+                                inner[m][u] = s.add(inner[m][u], terms[m]);
+                            }
+                        }
+                    }
+                    i = end;
+                }
+                if !first {
+                    // SAFETY: written when the line was begun.
+                    let outer = unsafe { outer[l].assume_init_ref() };
+                    for m in 0..M {
+                        for u in 0..registers {
+                            inner[m][u] = s.add(outer[m][u], inner[m][u]);
+                        }
+                    }
+                }
+                outer[l].write(inner);
+                behind.follow(i - begin);
+            }
+            for k in 0..K {
+                from[k] = from[k].wrapping_offset(lines[k].step());
+            }
+            for b in 0..B {
+                to[b] = to[b].wrapping_offset(beside[b].shape().step());
+            }
+        }
+    }
+    let mut sums = [[T::ZERO; AT_ONCE]; M];
+    for m in 0..M {
+        let mut vectors = [s.splat(T::ZERO); AT_ONCE];
+        for l in 0..count {
+            // SAFETY: runs are not empty, nor rows none: each line has been begun.
+            let mut sum = unsafe { outer[l].assume_init_ref() }[m];
+            let mut half = registers / 2;
+            while half > 0 {
+                for u in 0..half {
+                    sum[u] = s.add(sum[u], sum[u + half]);
+                }
+                half /= 2;
+            }
+            vectors[l] = sum[0];
+        }
+        s.folds(&vectors, count, &mut sums[m]);
+    }
+    sums
+}
+
+/// `out = f(lines, parameters)`, run by run; `along` gives the parameters of a line. An input may be the output's memory.
+#[inline(always)]
+pub(crate) fn map_lines<T: Real, S: Simd<T>, P: Copy, const K: usize>(
+    s: S,
+    lines: [Lines<T>; K],
+    out: &LinesMut<T>,
+    along: impl Fn(usize) -> P,
+    f: impl Fn([S::V; K], P) -> S::V,
+) {
+    assert!(lines.iter().all(|of| of.is_like(out.shape())));
+    for r in 0..out.shape().rows() {
+        for l in 0..out.shape().lines() {
+            // SAFETY: a run has `len` elements.
+            unsafe { map_run(s, lines.map(|of| of.at(r, l)), out.at(r, l), out.shape().len(), along(l), &f) };
+        }
+    }
+}
+
+/// One run.
+/// # Safety
+/// So many elements are readable from each of `from` on, and writable from `to` on.
+#[inline(always)]
+pub(super) unsafe fn map_run<T: Real, S: Simd<T>, P: Copy, const K: usize>(
+    s: S,
+    from: [*const T; K],
+    to: *mut T,
+    len: usize,
+    of: P,
+    f: &impl Fn([S::V; K], P) -> S::V,
+) {
+    let zeros = [s.splat(T::ZERO); K];
+    let mut i = 0;
+    // SAFETY: all indices stay below len.
+    unsafe {
+        while i + S::N <= len {
+            s.store(to.add(i), f(load(s, &from, i, S::N, &zeros), of));
+            i += S::N;
+        }
+        if i < len {
+            debug_assert!(len - i < S::N);
+            s.store_n(to.add(i), len - i, f(load(s, &from, i, len - i, &zeros), of));
+        }
+    }
+}
