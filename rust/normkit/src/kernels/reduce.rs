@@ -254,7 +254,7 @@ pub(crate) fn moments_columns<T: Real, S: Simd<T>>(
     let each = pattern.repeat * pattern.fold;
     let count = (x.rows() * each) as f64;
     let before = into[0].count;
-    let [at, means, sums, squares, ..] = scratch.take(x.len());
+    let [at, means, sums, squares, lost, ..] = scratch.take(x.len());
     if before > 0.0 {
         for (mean, into) in means.iter_mut().zip(into.iter()) {
             *mean = T::from_f64(into.at);
@@ -262,7 +262,7 @@ pub(crate) fn moments_columns<T: Real, S: Simd<T>>(
     } else {
         rough_means(s, sample(x, each), pattern, [at, means, sums]);
     }
-    squares_about(s, x, pattern, [at, means, sums, squares]);
+    squares_about(s, x, pattern, [at, means, sums, squares, lost]);
     let mut wrong = false;
     for (w, into) in into.iter_mut().enumerate() {
         let (sum, squares) = (pattern.sum(sums, w), pattern.sum(squares, w));
@@ -279,7 +279,7 @@ pub(crate) fn moments_columns<T: Real, S: Simd<T>>(
     }
     if wrong {
         rough_means(s, x, pattern, [at, means, sums]);
-        squares_about(s, x, pattern, [at, means, sums, squares]);
+        squares_about(s, x, pattern, [at, means, sums, squares, lost]);
         // The others have counted this block.
         for (w, into) in into.iter_mut().enumerate().filter(|(_, into)| into.count == before) {
             let (sum, squares) = (pattern.sum(sums, w), pattern.sum(squares, w));
@@ -303,6 +303,7 @@ fn rough_means<T: Real, S: Simd<T>>(s: S, x: Tile<T>, pattern: Pattern, [at, mea
         [x],
         [at],
         [sums],
+        [],
         #[inline(always)]
         |[x], [at]| [s.sub(x, at)],
     );
@@ -313,15 +314,22 @@ fn rough_means<T: Real, S: Simd<T>>(s: S, x: Tile<T>, pattern: Pattern, [at, mea
 
 /// Sums of deviations from `means` and of their squares down each column.
 #[inline(always)]
-fn squares_about<T: Real, S: Simd<T>>(s: S, x: Tile<T>, pattern: Pattern, [at, means, sums, squares]: [&mut [T]; 4]) {
+fn squares_about<T: Real, S: Simd<T>>(
+    s: S,
+    x: Tile<T>,
+    pattern: Pattern,
+    [at, means, sums, squares, lost]: [&mut [T]; 5],
+) {
     pattern.expand(at, |w| means[w]);
     sums.fill(T::ZERO);
     squares.fill(T::ZERO);
+    lost.fill(T::ZERO);
     columns(
         s,
         [x],
         [at],
         [sums, squares],
+        [lost],
         #[inline(always)]
         |[x], [at]| {
             let d = s.sub(x, at);
@@ -477,6 +485,7 @@ pub(crate) fn gradient_columns<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usiz
         tiles,
         [mean, scale, shift],
         [sums, dots],
+        [],
         #[inline(always)]
         |operands, [mean, scale, shift]| {
             let along = Affine { mean, scale, shift };

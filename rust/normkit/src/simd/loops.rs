@@ -40,6 +40,15 @@ pub(super) unsafe fn load<T: Real, S: Simd<T>, const K: usize>(
     vectors
 }
 
+/// The first `n` lanes to `p`.
+/// # Safety
+/// `p..p + n` is writable, and `n <= N`.
+#[inline(always)]
+unsafe fn store<T: Real, S: Simd<T>>(s: S, p: *mut T, n: usize, v: S::V) {
+    // SAFETY: the caller vouches for it.
+    unsafe { if n == S::N { s.store(p, v) } else { s.store_n(p, n, v) } }
+}
+
 /// Sums of the `M` terms `f` over all elements of `tiles`, in [`Real::LANES`] virtual lanes with two levels, folded by
 /// the fixed tree. Tails are filled with `fill`: `f(fill)` must be zero. `behind` follows.
 #[inline(always)]
@@ -191,29 +200,35 @@ pub(crate) fn short_lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
     fold(s, outer, inner)
 }
 
-/// Adds to `sums[m][i]` the sum of the term `f` down column `i`; `along[j]` are parameters of the columns.
+/// Adds to `sums[m][i]` the sum of the term `f` down column `i`; `along[j]` are parameters of the columns. What rounding
+/// takes from the last `L` sums is kept in `lost` and given back (Kahan 1965): beside a large term, many small ones are
+/// all rounded the same way.
 #[inline(always)]
-pub(crate) fn columns<T: Real, S: Simd<T>, const K: usize, const J: usize, const M: usize>(
+pub(crate) fn columns<T: Real, S: Simd<T>, const K: usize, const J: usize, const M: usize, const L: usize>(
     s: S,
     tiles: [Tile<T>; K],
     along: [&[T]; J],
     sums: [&mut [T]; M],
+    lost: [&mut [T]; L],
     f: impl Fn([S::V; K], [S::V; J]) -> [S::V; M],
 ) {
+    const { assert!(L <= M) };
     assert_shapes(&tiles);
     let (rows, len) = (tiles[0].rows(), tiles[0].len());
-    assert!(along.iter().all(|a| a.len() >= len) && sums.iter().all(|a| a.len() >= len));
+    assert!(along.iter().all(|a| a.len() >= len));
+    assert!(sums.iter().chain(&lost).all(|a| a.len() >= len));
     let along = along.map(|a| a.as_ptr());
     let sums = sums.map(|a| a.as_mut_ptr());
+    let lost = lost.map(|a| a.as_mut_ptr());
     let mut r = 0;
     while r < rows {
         if rows - r >= GROUP {
             // SAFETY: all runs have `len` elements, asserted above.
-            unsafe { column_group::<T, S, K, J, M, GROUP>(s, &tiles, r, len, &along, &sums, &f) };
+            unsafe { column_group::<T, S, K, J, M, L, GROUP>(s, &tiles, r, len, &along, &sums, &lost, &f) };
             r += GROUP;
         } else {
             // SAFETY: as above.
-            unsafe { column_group::<T, S, K, J, M, 1>(s, &tiles, r, len, &along, &sums, &f) };
+            unsafe { column_group::<T, S, K, J, M, L, 1>(s, &tiles, r, len, &along, &sums, &lost, &f) };
             r += 1;
         }
     }
@@ -221,15 +236,24 @@ pub(crate) fn columns<T: Real, S: Simd<T>, const K: usize, const J: usize, const
 
 /// `G` rows from row `r` on.
 /// # Safety
-/// The tiles have `r + G` rows; every run, parameter and sum has `len` elements.
+/// The tiles have `r + G` rows; every run, parameter, sum and loss has `len` elements.
 #[inline(always)]
-unsafe fn column_group<T: Real, S: Simd<T>, const K: usize, const J: usize, const M: usize, const G: usize>(
+unsafe fn column_group<
+    T: Real,
+    S: Simd<T>,
+    const K: usize,
+    const J: usize,
+    const M: usize,
+    const L: usize,
+    const G: usize,
+>(
     s: S,
     tiles: &[Tile<T>; K],
     r: usize,
     len: usize,
     along: &[*const T; J],
     sums: &[*mut T; M],
+    lost: &[*mut T; L],
     f: &impl Fn([S::V; K], [S::V; J]) -> [S::V; M],
 ) {
     debug_assert!(tiles.iter().all(|tile| r + G <= tile.rows() && len <= tile.len()));
@@ -257,12 +281,17 @@ unsafe fn column_group<T: Real, S: Simd<T>, const K: usize, const J: usize, cons
                         total[m] = s.add(total[m], terms[m]);
                     }
                 }
+                let before = load(s, &sums.map(<*mut T>::cast_const), i, n, &[zero; M]);
+                let losses = load(s, &lost.map(<*mut T>::cast_const), i, n, &[zero; L]);
                 for m in 0..M {
-                    let p = sums[m].add(i);
-                    if n == S::N {
-                        s.store(p, s.add(s.load(p), total[m]));
-                    } else {
-                        s.store_n(p, n, s.add(s.load_or(p, n, zero), total[m]));
+                    let mut term = total[m];
+                    if m + L >= M {
+                        term = s.sub(term, losses[m + L - M]);
+                    }
+                    let sum = s.add(before[m], term);
+                    store(s, sums[m].add(i), n, sum);
+                    if m + L >= M {
+                        store(s, lost[m + L - M].add(i), n, s.sub(s.sub(sum, before[m]), term));
                     }
                 }
             }
@@ -345,11 +374,7 @@ pub(crate) fn map<T: Real, S: Simd<T>, const K: usize, const J: usize, const HEA
             }
             while i < len {
                 let n = (len - i).min(S::N);
-                if n == S::N {
-                    s.store(to.add(i), value(i, n));
-                } else {
-                    s.store_n(to.add(i), n, value(i, n));
-                }
+                store(s, to.add(i), n, value(i, n));
                 i += n;
             }
         }

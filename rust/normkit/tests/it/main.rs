@@ -4,6 +4,7 @@ mod bits;
 mod common;
 mod edges;
 mod gradients;
+mod hard;
 mod oracle;
 mod plan;
 mod weights;
