@@ -87,7 +87,9 @@ def slope(z, activation, positive):
         with np.errstate(over="ignore"):
             s = 1 / (1 + np.exp(-z))
         return s * (1 + z * (1 - s))
-    return np.where(positive, 1, SLOPE if activation == "leaky_relu" else 0).astype(z.dtype)
+    if activation == "relu":
+        return np.where(positive | np.isnan(z), 1, 0).astype(z.dtype)  # not closed at NaN, as PyTorch's
+    return np.where(positive, 1, SLOPE).astype(z.dtype)
 
 
 @dataclass

@@ -45,7 +45,8 @@ impl Activation {
     pub(crate) fn pull<T: Real, S: Simd<T>>(self, s: S, z: S::V, dy: S::V) -> S::V {
         match self {
             Activation::Identity => dy,
-            Activation::Relu => s.positive(z, dy, s.splat(T::ZERO)),
+            // Open where z is NaN: its gradient is not hidden behind a zero.
+            Activation::Relu => s.positive_or_nan(z, dy, s.splat(T::ZERO)),
             Activation::LeakyRelu => s.positive(z, dy, s.mul(dy, s.splat(T::from_f64(LEAK)))),
             Activation::Silu => {
                 let (one, sigmoid) = (s.splat(T::from_f64(1.0)), sigmoid(s, z));
@@ -59,10 +60,10 @@ impl Activation {
         match self {
             Activation::Identity => dy,
             Activation::Relu => {
-                if z > 0.0 {
-                    dy
-                } else {
+                if z <= 0.0 {
                     0.0
+                } else {
+                    dy
                 }
             }
             Activation::LeakyRelu => {

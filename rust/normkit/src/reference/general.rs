@@ -99,8 +99,8 @@ impl General<'_> {
 
     /// dy times the slope of the activation at z: the residual's gradient, and what [`General::backward`] takes.
     pub fn pull(&self, dy: &[f64], z: &[f64]) -> Vec<f64> {
-        // Nothing flows through a closed ReLU, not even NaN.
-        let open = |i: usize| self.counts(i) && (self.activation != Activation::Relu || z[i] > 0.0);
+        // Nothing flows through a closed ReLU, not even NaN; one at NaN is not closed.
+        let open = |i: usize| self.counts(i) && !(self.activation == Activation::Relu && z[i] <= 0.0);
         let of = |i: usize| if open(i) { dy[i] * slope(self.activation, z[i]) } else { 0.0 };
         (0..dy.len()).map(of).collect()
     }
@@ -140,8 +140,8 @@ fn value(activation: Activation, z: f64) -> f64 {
 fn slope(activation: Activation, z: f64) -> f64 {
     match activation {
         Activation::Identity => 1.0,
-        Activation::Relu if z > 0.0 => 1.0,
-        Activation::Relu => 0.0,
+        Activation::Relu if z <= 0.0 => 0.0,
+        Activation::Relu => 1.0,
         Activation::LeakyRelu if z > 0.0 => 1.0,
         Activation::LeakyRelu => 0.1,
         Activation::Silu => {

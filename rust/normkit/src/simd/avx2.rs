@@ -133,6 +133,10 @@ impl Simd<f32> for Avx2 {
         unsafe { _mm256_blendv_ps(b, a, _mm256_cmp_ps::<_CMP_GT_OQ>(c, _mm256_setzero_ps())) }
     }
     #[inline(always)]
+    fn positive_or_nan(self, c: __m256, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_blendv_ps(b, a, _mm256_cmp_ps::<_CMP_NLE_UQ>(c, _mm256_setzero_ps())) }
+    }
+    #[inline(always)]
     fn scale(self, p: __m256, magic: __m256) -> __m256 {
         unsafe {
             let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(magic));
@@ -210,6 +214,10 @@ impl Simd<f64> for Avx2 {
     #[inline(always)]
     fn positive(self, c: __m256d, a: __m256d, b: __m256d) -> __m256d {
         unsafe { _mm256_blendv_pd(b, a, _mm256_cmp_pd::<_CMP_GT_OQ>(c, _mm256_setzero_pd())) }
+    }
+    #[inline(always)]
+    fn positive_or_nan(self, c: __m256d, a: __m256d, b: __m256d) -> __m256d {
+        unsafe { _mm256_blendv_pd(b, a, _mm256_cmp_pd::<_CMP_NLE_UQ>(c, _mm256_setzero_pd())) }
     }
     #[inline(always)]
     fn scale(self, p: __m256d, magic: __m256d) -> __m256d {

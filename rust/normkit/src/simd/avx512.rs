@@ -87,6 +87,10 @@ impl Simd<f32> for Avx512 {
         unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(c, _mm512_setzero_ps()), b, a) }
     }
     #[inline(always)]
+    fn positive_or_nan(self, c: __m512, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_NLE_UQ>(c, _mm512_setzero_ps()), b, a) }
+    }
+    #[inline(always)]
     fn scale(self, p: __m512, magic: __m512) -> __m512 {
         unsafe {
             let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(magic));
@@ -194,6 +198,10 @@ impl Simd<f64> for Avx512 {
     #[inline(always)]
     fn positive(self, c: __m512d, a: __m512d, b: __m512d) -> __m512d {
         unsafe { _mm512_mask_blend_pd(_mm512_cmp_pd_mask::<_CMP_GT_OQ>(c, _mm512_setzero_pd()), b, a) }
+    }
+    #[inline(always)]
+    fn positive_or_nan(self, c: __m512d, a: __m512d, b: __m512d) -> __m512d {
+        unsafe { _mm512_mask_blend_pd(_mm512_cmp_pd_mask::<_CMP_NLE_UQ>(c, _mm512_setzero_pd()), b, a) }
     }
     #[inline(always)]
     fn scale(self, p: __m512d, magic: __m512d) -> __m512d {

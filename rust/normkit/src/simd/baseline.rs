@@ -92,6 +92,10 @@ impl Simd<f32> for Baseline {
         c.simd_gt(f32x4::ZERO).select(a, b)
     }
     #[inline(always)]
+    fn positive_or_nan(self, c: f32x4, a: f32x4, b: f32x4) -> f32x4 {
+        c.simd_le(f32x4::ZERO).select(b, a)
+    }
+    #[inline(always)]
     fn scale(self, p: f32x4, magic: f32x4) -> f32x4 {
         let (mut lanes, magic) = (p.to_array(), magic.to_array());
         for (lane, magic) in lanes.iter_mut().zip(magic) {
@@ -184,6 +188,10 @@ impl Simd<f64> for Baseline {
     #[inline(always)]
     fn positive(self, c: f64x2, a: f64x2, b: f64x2) -> f64x2 {
         c.simd_gt(f64x2::ZERO).select(a, b)
+    }
+    #[inline(always)]
+    fn positive_or_nan(self, c: f64x2, a: f64x2, b: f64x2) -> f64x2 {
+        c.simd_le(f64x2::ZERO).select(b, a)
     }
     #[inline(always)]
     fn scale(self, p: f64x2, magic: f64x2) -> f64x2 {

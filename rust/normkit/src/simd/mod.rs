@@ -133,6 +133,8 @@ pub trait Simd<T: Real>: Copy + 'static {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a` where `c > 0`, else `b`, also where `c` is NaN.
     fn positive(self, c: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    /// `a` where `c > 0` or `c` is NaN, else `b`.
+    fn positive_or_nan(self, c: Self::V, a: Self::V, b: Self::V) -> Self::V;
     /// `p` times two to the power of `n`, where `magic` is [`Real::MAGIC`]` + n`; everything within the normal range.
     fn scale(self, p: Self::V, magic: Self::V) -> Self::V;
     /// Runs a kernel as a function of its own, compiled once: for what is seldom needed.
