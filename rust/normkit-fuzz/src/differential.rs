@@ -2,8 +2,8 @@
 
 mod record;
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Case;
 use crate::common::judge::Seen;
+use record::Record;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -26,7 +27,7 @@ pub struct Options {
     pub seed: u64,
     /// Worker processes.
     pub jobs: u64,
-    /// Where a record is written.
+    /// Where a record is written, again and again; one that is there already is gone on with.
     pub record: Option<PathBuf>,
 }
 
@@ -38,7 +39,10 @@ impl Default for Options {
 }
 
 /// More failures than this end the run.
-const MOST_FAILURES: usize = 20;
+const MOST_FAILURES: usize = 1000;
+
+/// After so many cases the record is written.
+const ROUND: u64 = 5000;
 
 /// What came of a case: what its checks have seen, or what is wrong. Panics are caught.
 ///
@@ -84,11 +88,12 @@ pub fn work(seed: u64, [first, end, step]: [u64; 3]) -> std::io::Result<()> {
         out.flush()?;
         let Ok(case) = Case::from_bytes(&Case::bytes(seed, n)) else { unreachable!("there are enough bytes") };
         let [x, dy] = case.types.map(crate::Type::name);
+        let of = format!("{}\t{x} {dy}\t{}", case.name(), case.layout());
         match outcome(&case) {
             Ok(Seen { worst, what, numbers, .. }) => {
-                writeln!(out, "ok\t{}\t{x} {dy}\t{worst}\t{what}\t{numbers}", case.name())?
+                writeln!(out, "ok\t{of}\t{worst}\t{what}\t{numbers}")?;
             }
-            Err(error) => writeln!(out, "bad\t{}\t{x} {dy}\t{}", case.name(), error.replace('\n', " "))?,
+            Err(error) => writeln!(out, "bad\t{of}\t{}", error.replace('\n', " "))?,
         }
         out.flush()?;
     }
@@ -97,20 +102,9 @@ pub fn work(seed: u64, [first, end, step]: [u64; 3]) -> std::io::Result<()> {
 
 /// What a worker has said of a case.
 enum Said {
-    Good { function: String, types: String, worst: f64, what: String, numbers: u64 },
-    Bad { n: u64, text: String },
+    Good { of: [String; 3], worst: f64, what: String, numbers: u64 },
+    Bad { text: String },
 }
-
-/// Results of all cases of a function and a pair of types.
-#[derive(Clone, Debug, Default)]
-struct Tally {
-    cases: u64,
-    numbers: u64,
-    /// The largest error in units of its tolerance, whose, and in which case.
-    worst: (f64, String, u64),
-}
-
-type Tallies = BTreeMap<(String, String), Tally>;
 
 /// Follows a worker and its successors, until their range is done.
 fn follow(program: &Path, seed: u64, [mut first, end, step]: [u64; 3], said: &mpsc::Sender<(u64, Said)>) {
@@ -129,12 +123,10 @@ fn follow(program: &Path, seed: u64, [mut first, end, step]: [u64; 3], said: &mp
             let mut word = || words.next().unwrap_or_default();
             let told = match word().as_str() {
                 "ok" => {
-                    let (function, types, worst, what) = (word(), word(), word().parse().unwrap_or(f64::NAN), word());
-                    Said::Good { function, types, worst, what, numbers: word().parse().unwrap_or(0) }
+                    let (of, worst) = ([word(), word(), word()], word().parse().unwrap_or(f64::NAN));
+                    Said::Good { of, worst, what: word(), numbers: word().parse().unwrap_or(0) }
                 }
-                "bad" => {
-                    Said::Bad { n: current.unwrap_or(first), text: format!("{} ({}): {}", word(), word(), word()) }
-                }
+                "bad" => Said::Bad { text: format!("{} ({}, {}): {}", word(), word(), word(), word()) },
                 number => {
                     current = number.parse().ok();
                     continue;
@@ -148,7 +140,7 @@ fn follow(program: &Path, seed: u64, [mut first, end, step]: [u64; 3], said: &mp
         let status = worker.wait();
         // It has died in the middle of a case: go on behind that.
         let Some(n) = current else { return };
-        if said.send((n, Said::Bad { n, text: format!("crashed: {status:?}") })).is_err() {
+        if said.send((n, Said::Bad { text: format!("crashed: {status:?}") })).is_err() {
             return;
         }
         first = n + step;
@@ -158,53 +150,63 @@ fn follow(program: &Path, seed: u64, [mut first, end, step]: [u64; 3], said: &mp
 /// Runs all cases with `program` as worker; whether all are good.
 ///
 /// # Errors
-/// The record cannot be written.
+/// The record cannot be read or written, or is that of another run.
 pub fn run(options: &Options, program: &Path) -> std::io::Result<bool> {
     let Options { cases, from, seed, jobs, .. } = *options;
-    let began = Instant::now();
-    println!("{cases} cases from {from}, seed {seed}, {jobs} processes");
+    let mut record = Record::begin(options)?;
+    let (end, done) = (from + cases, record.next);
+    println!("{cases} cases from {from}, seed {seed}, {jobs} processes; {} are done", done - from);
     let style = "{elapsed_precise} [{bar:40}] {pos}/{len} {per_sec}, {eta} left, {msg}";
     let style = ProgressStyle::with_template(style).expect("a template");
-    let bar = ProgressBar::new(cases).with_style(style).with_message("no failure");
+    let bar = ProgressBar::new(cases).with_position(done - from).with_style(style).with_message("no failure");
+    bar.reset_eta();
+    for start in (done..end).step_by(ROUND as usize) {
+        let began = Instant::now();
+        let last = end.min(start + ROUND);
+        round(program, seed, jobs.max(1), start..last, |n, said| {
+            bar.inc(1);
+            match said {
+                Said::Good { of, worst, what, numbers } => record.count(of, numbers, (worst, what, n)),
+                Said::Bad { text } => {
+                    // Also where there is no terminal, and so no bar.
+                    bar.suspend(|| {
+                        println!("case {n}: {text}\n  again: make differential ARGS='--seed {seed} --case {n}'");
+                    });
+                    record.failures.push((n, text));
+                    bar.set_message(format!("{} FAILURES", record.failures.len()));
+                }
+            }
+            record.failures.len() < MOST_FAILURES
+        });
+        record.next = last;
+        record.seconds += began.elapsed().as_secs_f64();
+        if bar.is_hidden() {
+            println!("{} of {cases} cases, {} failures, {:.0} s", last - from, record.failures.len(), record.seconds);
+        }
+        record.write(options)?;
+        if record.failures.len() >= MOST_FAILURES {
+            break;
+        }
+    }
+    bar.finish();
+    record.print();
+    Ok(record.failures.is_empty())
+}
+
+/// Some cases; `heed` hears of each, and says whether to go on.
+fn round(program: &Path, seed: u64, jobs: u64, cases: Range<u64>, mut heed: impl FnMut(u64, Said) -> bool) {
     let (sender, said) = mpsc::channel();
-    let (mut tallies, mut failures): (Tallies, Vec<(u64, String)>) = (BTreeMap::new(), Vec::new());
     std::thread::scope(|scope| {
-        for job in 0..jobs.max(1) {
-            let (sender, range) = (sender.clone(), [from + job, from + cases, jobs.max(1)]);
+        for job in 0..jobs {
+            let (sender, range) = (sender.clone(), [cases.start + job, cases.end, jobs]);
             scope.spawn(move || follow(program, seed, range, &sender));
         }
         drop(sender);
         let said = said; // dropped where there are too many failures: workers end then
         for (n, of) in said {
-            bar.inc(1);
-            match of {
-                Said::Good { function, types, worst, what, numbers } => {
-                    let tally = tallies.entry((function, types)).or_default();
-                    tally.cases += 1;
-                    tally.numbers += numbers;
-                    if worst > tally.worst.0 {
-                        tally.worst = (worst, what, n);
-                    }
-                }
-                Said::Bad { n, text } => {
-                    // Also where there is no terminal, and so no bar.
-                    bar.suspend(|| {
-                        println!("case {n}: {text}\n  again: make differential ARGS='--seed {seed} --case {n}'");
-                    });
-                    failures.push((n, text));
-                    bar.set_message(format!("{} FAILURES", failures.len()));
-                    if failures.len() >= MOST_FAILURES {
-                        break;
-                    }
-                }
+            if !heed(n, of) {
+                break;
             }
         }
     });
-    bar.finish();
-    let seconds = began.elapsed().as_secs_f64();
-    record::print(&tallies, &failures, seconds);
-    if let Some(path) = &options.record {
-        record::write(path, options, &tallies, &failures, seconds)?;
-    }
-    Ok(failures.is_empty())
 }

@@ -76,6 +76,26 @@ pub fn layout(u: &mut Unstructured, rank: usize) -> Result<Layout> {
     Ok(layout)
 }
 
+/// What kind of layout it is.
+pub fn kind(layout: &Layout) -> &'static str {
+    let Layout { order, flipped, step, lead, .. } = layout;
+    let last = order.iter().copied().eq([0].into_iter().chain(2..order.len()).chain([1]));
+    match () {
+        () if layout.is_broadcast() => "broadcast",
+        () if flipped.contains(&true) => "flipped",
+        () if step.iter().any(|&step| step > 1) => "stepped",
+        () if order.is_sorted() => {
+            if *lead > 0 {
+                "unaligned"
+            } else {
+                "dense"
+            }
+        }
+        () if last => "channels last",
+        () => "transposed",
+    }
+}
+
 /// Any layout of an array that is only read: some axes may be broadcast.
 pub fn input_layout(u: &mut Unstructured, rank: usize) -> Result<Layout> {
     let mut layout = layout(u, rank)?;

@@ -122,6 +122,15 @@ impl Case {
         }
     }
 
+    /// How its first array lies in memory.
+    pub fn layout(&self) -> &'static str {
+        match &self.function {
+            Function::Norm(call) => draw::kind(&call.layouts[0]),
+            Function::Adaptive(call) => draw::kind(&call.layouts[0]),
+            Function::Other(call) => call.layout(),
+        }
+    }
+
     /// Makes both calls.
     ///
     /// # Errors

@@ -97,6 +97,17 @@ impl Call {
         }
     }
 
+    /// How its array lies in memory.
+    pub fn layout(&self) -> &'static str {
+        match &self.which {
+            Which::Moments { layout, .. } => draw::kind(layout),
+            Which::Fold { .. } => "dense",
+            Which::WeightNorm { layouts, .. }
+            | Which::SpectralNorm { layouts, .. }
+            | Which::Standardization { layouts, .. } => draw::kind(&layouts.0),
+        }
+    }
+
     fn check_moments<E: Float>(
         &self,
         reduced: &[bool],

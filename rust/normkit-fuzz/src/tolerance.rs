@@ -94,10 +94,11 @@ pub struct Tolerance<'a> {
     norm: &'a General<'a>,
     of: &'a Statistics,
     frozen: bool,
-    /// eps, and how many of them a statistic and a sum are off by.
+    /// eps, and how many of them a sum is off by.
     eps: f64,
-    statistic: f64,
     sum: Vec<f64>,
+    /// The relative error of r.
+    of_r: Vec<f64>,
     tiny: f64,
     largest: f64,
     /// What the error of x̂ is proportional to, and r.
@@ -140,7 +141,7 @@ impl<'a> Tolerance<'a> {
         frozen: bool,
         corrections: Option<&Corrections>,
     ) -> Self {
-        let (statistic, sum) = roundings::<E>();
+        let sum = roundings::<E>().1;
         let (eps, wide) = (E::Own::ULP, E::Own::ULP == f64::EPSILON);
         // Where float64 x is constant its block is summed again, one by one.
         let again = |&var: &f64| if wide && var == 0.0 { of.count.min(4096) as f64 / 2.0 } else { 0.0 };
@@ -149,12 +150,13 @@ impl<'a> Tolerance<'a> {
         for i in 0..x.len() {
             let (t, c) = (norm.statistic[i], norm.parameter[i]);
             let (size, k) = (norm.hat(x, of, i).abs(), (of.mean[t] * of.rstd[t]).abs());
-            let [r_of, d, rho] = corrections.map_or([1.0, 0.0, 0.0], |of| [of.r[c], of.d[c].abs(), of.rho[c]]);
+            let [r_of, d, rho, of_r] =
+                corrections.map_or([1.0, 0.0, 0.0, 0.0], |of| [of.r[c], of.d[c].abs(), of.rho[c], of.within[c]]);
             let (gamma, beyond) = (norm.weight(i).abs(), (k / 1e6).max(1.0));
             let bias = norm.bias.map_or(0.0, |bias| bias[c]).abs();
             let residual = norm.residual.map_or(0.0, |residual| residual[i]).abs();
             let scaled = gamma * size * r_of;
-            let of_r = if corrections.is_some() { statistic * eps * scaled } else { 0.0 };
+            let of_r = of_r * gamma * size;
             let largest = (scaled + gamma * (d + rho) + bias + residual).max(1.0);
             z.push(
                 of_r + if wide { 64.0 * eps * largest.max(gamma * r_of.max(rho) * k) } else { 1e-6 * largest * beyond },
@@ -168,8 +170,8 @@ impl<'a> Tolerance<'a> {
             of,
             frozen,
             eps,
-            statistic: if corrections.is_some() { statistic } else { 0.0 },
             sum,
+            of_r: (0..of.mean.len()).map(|c| corrections.map_or(0.0, |of| of.relative(c))).collect(),
             tiny: tiny::<E>(),
             largest,
             hat,
@@ -225,7 +227,7 @@ impl<'a> Tolerance<'a> {
         expected: &Gradients,
         corrections: Option<&Corrections>,
     ) -> Within {
-        let Tolerance { norm, of, frozen, eps, statistic, tiny, ref sum, ref hat, .. } = *self;
+        let Tolerance { norm, of, frozen, eps, tiny, ref sum, ref of_r, ref hat, .. } = *self;
         let n = dy.len();
         let slope = if norm.activation == Activation::Silu { 1.1 } else { 1.0 };
         let dz: Vec<f64> = (0..n).map(|i| if norm.counts(i) { slope * dy[i].abs() } else { 0.0 }).collect();
@@ -245,7 +247,7 @@ impl<'a> Tolerance<'a> {
             } else if frozen {
                 rstd * (own + STORED * eps * all)
             } else {
-                let relative = (sum[t] + APPLY + statistic) * eps;
+                let relative = (sum[t] + APPLY) * eps + of_r[t];
                 rstd * (own + of_error[i] + relative * (all + of_all[i]))
             };
             let size = rstd * (all + if frozen { 0.0 } else { of_all[i] });
@@ -262,7 +264,7 @@ impl<'a> Tolerance<'a> {
             let one = sum[t] * eps * dz[i] + within.error[i];
             let dot =
                 sum[t] * eps * dz[i] * hat[i] + if within.error[i] == 0.0 { 0.0 } else { within.error[i] * hat[i] };
-            weight[c] += r * dot + d * one + statistic * eps * r * dz[i] * hat[i] + sum[t] * eps * rho * dz[i];
+            weight[c] += r * dot + d * one + of_r[t] * r * dz[i] * hat[i] + sum[t] * eps * rho * dz[i];
             bias[c] += one;
         }
         let add = |of: Vec<f64>| of.into_iter().map(|of| of + if of > 0.0 { tiny } else { 0.0 }).collect();

@@ -85,7 +85,7 @@ impl Checked for Call {
             same_statistics::<E>(&found.statistics, &used, norm.uncentred)?;
         }
         let corrections = match kind {
-            Kind::Renorm(bounds) => Some(Corrections::new(&used, &running, self.eps, *bounds)),
+            Kind::Renorm(bounds) => Some(Corrections::new::<E>(&used, &running, self.eps, *bounds)),
             _ => None,
         };
         let tolerance = Tolerance::new::<E>(&norm, &used, &x_, frozen, corrections.as_ref());
