@@ -89,19 +89,23 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benches/peers/run.py $(ARGS)
 
-# A million random calls of the core against its oracle, in worker processes: about half an hour on two cores.
-# ARGS='--cases 20000', ARGS='--seed 7', ARGS='--case 123' to make one again and print it.
+# A million random calls of the core against its oracle, with all assertions, in a worker process per core; the record goes
+# to benches/record, and an unfinished one is gone on with. ARGS='--cases 20000', ARGS='--seed 7', ARGS='--case 123' to make
+# one again and print it.
 differential:
-	cargo run --quiet --profile checked -p normkit-fuzz --bin differential -- $(ARGS)
+	cargo run --quiet -p normkit-fuzz --bin differential -- \
+		--record benches/record/$(shell date -u +%F)-differential.json $(ARGS)
 
-# The same calls, steered by the code they reach, with AddressSanitizer; until stopped, or ARGS=-max_total_time=600.
-# What it finds goes to out/fuzz, what fails to rust/normkit-fuzz/artifacts. (cargo-fuzz asks for a nightly compiler; a
-# stable one does with RUSTC_BOOTSTRAP.)
-fuzz:
-	cargo fuzz --version || cargo install --locked cargo-fuzz
+# The same calls, steered by the code they reach, with AddressSanitizer and all assertions; ten minutes, or
+# ARGS=-max_total_time=60. What it finds goes to out/fuzz, what fails to rust/normkit-fuzz/artifacts. (cargo-fuzz asks for a
+# nightly compiler; a stable one does with RUSTC_BOOTSTRAP.)
+fuzz: $(BIN)/cargo-fuzz
 	mkdir -p out/fuzz
-	RUSTC_BOOTSTRAP=1 cargo fuzz run calls --fuzz-dir rust/normkit-fuzz --features libfuzzer --release \
-		--target-dir target/fuzz out/fuzz rust/normkit-fuzz/corpus -- -max_len=512 -timeout=60 $(ARGS)
+	RUSTC_BOOTSTRAP=1 $(BIN)/cargo-fuzz run calls --fuzz-dir rust/normkit-fuzz --features libfuzzer --dev \
+		--target-dir target/fuzz out/fuzz rust/normkit-fuzz/corpus -- -max_len=512 -timeout=60 -max_total_time=600 $(ARGS)
+
+$(BIN)/cargo-fuzz: | $(BIN)/python
+	cargo install --locked --root $(VENV) cargo-fuzz
 
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 # The standard library is as it comes, not instrumented: what it does itself is seen only where it calls malloc, memcpy
@@ -120,13 +124,13 @@ sanitize-thread:
 	$(call sanitized,thread) -p normkit --test it -- bits:: plan:: fold_large $(ARGS)
 	$(call sanitized,thread) -p normkit-fuzz --test corpus -- $(ARGS)
 
-# Valgrind's memcheck, which knows no AVX-512: the core detects AVX2 then. Small tests, as it is fifty times slower.
+# Valgrind's memcheck on random calls with AVX2 and the baseline (it knows no AVX-512, and hides it from programs). Few calls,
+# as it is fifty times slower.
 valgrind:
-	for isa in avx2 baseline; do \
-		NORMKIT_ISA=$$isa NORMKIT_FUZZ_CASES=$(or $(CASES),400) \
+	valgrind --version # Debian: valgrind
+	NORMKIT_FUZZ_CASES=$(or $(CASES),400) \
 		CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER='valgrind --quiet --error-exitcode=9 --leak-check=no' \
-		cargo test -p normkit-fuzz --test corpus -- --test-threads=1 $(ARGS) || exit 1; \
-	done
+		cargo test -p normkit-fuzz --test corpus -- --test-threads=1 $(ARGS)
 
 # The largest error of every norm by distribution, beside peers: a record, docs/accuracy.md and its picture.
 accuracy: $(VENV)/.installed-bench
