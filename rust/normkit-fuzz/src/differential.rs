@@ -133,7 +133,7 @@ fn follow(program: &Path, seed: u64, [mut first, end, step]: [u64; 3], said: &mp
                 }
             };
             if said.send((current.take().unwrap_or(first), told)).is_err() {
-                let _ = worker.kill();
+                let _ = worker.kill().and_then(|()| worker.wait());
                 return;
             }
         }

@@ -235,7 +235,7 @@ impl Call {
 
     /// Weights or biases.
     fn parameters(&self, seed: u64, n: usize) -> Vec<f64> {
-        let zero = |i: usize| self.zeros && i % 3 == 0;
+        let zero = |i: usize| self.zeros && i.is_multiple_of(3);
         parameters(self.seed ^ seed, n).into_iter().enumerate().map(|(i, x)| if zero(i) { 0.0 } else { x }).collect()
     }
 

@@ -66,7 +66,7 @@ impl<'a, E> Tensor<'a, E> {
     /// The strides reach beyond `data`.
     pub fn strided(data: &'a [E], shape: &[usize], strides: &[isize]) -> Result<Self> {
         check_reach(shape, strides, data.len())?;
-        let base = Base::new(data.as_ptr(), reach(shape, strides));
+        let base = Base::new(data.as_ptr(), || reach(shape, strides));
         Ok(Tensor { base, shape: shape.to_vec(), strides: strides.to_vec() })
     }
 
@@ -76,7 +76,7 @@ impl<'a, E> Tensor<'a, E> {
     pub unsafe fn from_raw(data: *const E, shape: &[usize], strides: &[isize]) -> Self {
         debug_assert_eq!(shape.len(), strides.len());
         debug_assert!(shape.contains(&0) || data.is_aligned());
-        Tensor { base: Base::new(data, reach(shape, strides)), shape: shape.to_vec(), strides: strides.to_vec() }
+        Tensor { base: Base::new(data, || reach(shape, strides)), shape: shape.to_vec(), strides: strides.to_vec() }
     }
 
     /// Its shape.
@@ -106,7 +106,7 @@ impl<'a, E> TensorMut<'a, E> {
         if overlaps_itself(shape, strides) {
             return Err(Error::new("strides", "reach no element of an output twice", format!("{strides:?}")));
         }
-        let base = BaseMut::new(data.as_mut_ptr(), reach(shape, strides));
+        let base = BaseMut::new(data.as_mut_ptr(), || reach(shape, strides));
         Ok(TensorMut { base, shape: shape.to_vec(), strides: strides.to_vec() })
     }
 
@@ -118,7 +118,11 @@ impl<'a, E> TensorMut<'a, E> {
         debug_assert_eq!(shape.len(), strides.len());
         debug_assert!(shape.contains(&0) || data.is_aligned());
         debug_assert!(!overlaps_itself(shape, strides));
-        TensorMut { base: BaseMut::new(data, reach(shape, strides)), shape: shape.to_vec(), strides: strides.to_vec() }
+        TensorMut {
+            base: BaseMut::new(data, || reach(shape, strides)),
+            shape: shape.to_vec(),
+            strides: strides.to_vec(),
+        }
     }
 
     /// Its shape.

@@ -65,6 +65,7 @@ pub(crate) fn line_sums<T: Real, S: Simd<T>, P: Copy, const K: usize, const M: u
                         let at = i + u * S::N;
                         if at < end {
                             let n = (end - at).min(S::N);
+                            debug_assert!(at + n <= len);
                             // SAFETY: no more than what is left of the run is read.
                             let operands = unsafe { load(s, &from, at, n, &fills) };
                             let (terms, more) = (f(operands, of), g(operands, of));

@@ -79,7 +79,7 @@ pub(crate) fn lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
                 let (steps, follow) = behind.segment(T::LANES, whole.min(left));
                 for step in 0..steps {
                     for u in 0..registers {
-                        debug_assert!(i + S::N <= len);
+                        debug_assert!(i + (u + 1) * S::N <= len);
                         // SAFETY: a whole step of LANES elements is left in the run.
                         let terms = f(unsafe { load(s, &rows, i + u * S::N, S::N, &fills) });
                         for m in 0..M {

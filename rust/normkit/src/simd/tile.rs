@@ -27,11 +27,12 @@ struct Extent {
 impl Extent {
     /// Of an array that reaches these elements from `p`: lowest, highest.
     #[inline(always)]
-    fn new<T>(p: *const T, reach: Option<(isize, isize)>) -> Self {
+    fn new<T>(p: *const T, reach: impl FnOnce() -> Option<(isize, isize)>) -> Self {
+        #[cfg(not(debug_assertions))]
         let _ = (p, reach);
         Extent {
             #[cfg(debug_assertions)]
-            addresses: reach.map_or((0, 0), |(low, high)| {
+            addresses: reach().map_or((0, 0), |(low, high)| {
                 (p.wrapping_offset(low).addr(), p.wrapping_offset(high).wrapping_add(1).addr())
             }),
         }
@@ -72,8 +73,8 @@ unsafe impl<T: Send> Sync for BaseMut<'_, T> {}
 
 impl<'a, T> Base<'a, T> {
     /// From a pointer, which need not be valid until it is read through, and the lowest and highest element that the
-    /// array reaches from it, if it has any.
-    pub(crate) fn new(p: *const T, reach: Option<(isize, isize)>) -> Self {
+    /// array reaches from it, if it has any: asked for when debugging.
+    pub(crate) fn new(p: *const T, reach: impl FnOnce() -> Option<(isize, isize)>) -> Self {
         Base(p, Extent::new(p, reach), PhantomData)
     }
 
@@ -108,8 +109,8 @@ impl<'a, T> Base<'a, T> {
 
 impl<'a, T> BaseMut<'a, T> {
     /// From a pointer, which need not be valid until it is written through, and the lowest and highest element that the
-    /// array reaches from it, if it has any.
-    pub(crate) fn new(p: *mut T, reach: Option<(isize, isize)>) -> Self {
+    /// array reaches from it, if it has any: asked for when debugging.
+    pub(crate) fn new(p: *mut T, reach: impl FnOnce() -> Option<(isize, isize)>) -> Self {
         BaseMut(p, Extent::new(p, reach), PhantomData)
     }
 
