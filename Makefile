@@ -90,11 +90,11 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benches/peers/run.py $(ARGS)
 
 # A million random calls of the core against its oracle, with all assertions, in a worker process per core; the record goes
-# to benches/record, and an unfinished one is gone on with. ARGS='--cases 20000', ARGS='--seed 7', ARGS='--case 123' to make
+# to tests/record, and an unfinished one is gone on with. ARGS='--cases 20000', ARGS='--seed 7', ARGS='--case 123' to make
 # one again and print it.
 differential:
 	cargo run --quiet -p normkit-fuzz --bin differential -- \
-		--record benches/record/$(shell date -u +%F)-differential.json $(ARGS)
+		--record tests/record/$(shell date -u +%F)-differential.json $(ARGS)
 
 # The same calls, steered by the code they reach, with AddressSanitizer and all assertions; ten minutes, or
 # ARGS=-max_total_time=60. What it finds goes to out/fuzz, what fails to rust/normkit-fuzz/artifacts. (cargo-fuzz asks for a
