@@ -182,10 +182,13 @@ impl<'a, T: Real> Take<'_, 'a, T> {
         let mut block = std::mem::take(&mut self.state.block);
         let [dots, dys] = &self.state.sums;
         let (dots, dys) = (dots.values(), dys.values());
-        block.resize(pattern.width, GradSums::default());
-        // Not `extend`: its loop would be the standard library's, compiled for any processor.
-        for (w, of) in block.iter_mut().enumerate() {
-            *of = GradSums { dot: pattern.sum(dots, w), dy: pattern.sum(dys, w) };
+        block.clear();
+        for part in pattern.parts() {
+            let (dots, dys) = (pattern.sums(dots, part.start), pattern.sums(dys, part.start));
+            // Not `extend`: its loop would be the standard library's, compiled for any processor.
+            for (dot, dy) in dots.into_iter().zip(dys).take(part.len()) {
+                block.push(GradSums { dot, dy });
+            }
         }
         let mut wrong = false;
         for of in &block {
