@@ -110,6 +110,83 @@ def test_num_threads_restores_the_number_after_an_exception():
     assert nk.get_num_threads() == 3
 
 
+def entered(n):
+    """A block that is open."""
+    block = nk.num_threads(n)
+    block.__enter__()
+    return block
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0), (0, 2, 1), (2, 0, 1)])
+def test_blocks_of_several_threads_that_are_left_in_any_order(order):
+    """The block entered last counts; after the last one is left the number is what it was before the first."""
+    nk.set_num_threads(7)
+    numbers = 2, 3, 4
+    blocks, still = [], dict(enumerate(numbers))
+    for n in numbers:
+        with ThreadPoolExecutor(1) as pool:
+            blocks.append(pool.submit(entered, n).result())
+        assert nk.get_num_threads() == n
+    for left in order:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(blocks[left].__exit__, None, None, None).result()
+        del still[left]
+        assert nk.get_num_threads() == (still[max(still)] if still else 7)
+
+
+def test_a_number_set_inside_a_block_ends_with_it():
+    nk.set_num_threads(3)
+    with nk.num_threads(2):
+        nk.set_num_threads(6)
+        with nk.num_threads(5):
+            pass
+        assert nk.get_num_threads() == 6
+    assert nk.get_num_threads() == 3
+
+
+def test_blocks_of_eight_threads_at_once():
+    """Whatever the turns they take: the same bits, and in the end the number from before."""
+    nk.set_num_threads(2)
+    x = np.random.default_rng(0).standard_normal((16, 32, 20, 20)).astype(np.float32)
+    expected = digest(nk.batch_norm(x)[0])
+
+    def work(n):
+        for _ in range(20):
+            with nk.num_threads(n):
+                assert digest(nk.batch_norm(x)[0]) == expected
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(1, 9)))
+    assert nk.get_num_threads() == 2
+
+
+BLOCKS_AND_FORKS = """
+import os, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+stop = threading.Event()
+def work():
+    while not stop.is_set():
+        with nk.num_threads(2):
+            pass
+worker = threading.Thread(target=work)
+worker.start()
+for _ in range(200):
+    child = os.fork()  # the other thread is inside one of its locks, now and then
+    if child == 0:
+        with nk.num_threads(3):
+            os._exit(0 if nk.get_num_threads() == 3 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+stop.set()
+worker.join()
+print("ok")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_while_another_thread_enters_and_leaves_blocks():
+    assert output("-c", CALL + BLOCKS_AND_FORKS, timeout=120).split() == ["ok"]
+
+
 THREADS = "import normkit; print(normkit.get_num_threads())"
 
 
