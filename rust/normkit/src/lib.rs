@@ -45,7 +45,7 @@ pub use norms::{
     update_running,
 };
 pub use parallel::{MOST_THREADS, num_threads, set_num_threads};
-pub use simd::{Isa, IsaError, Real, force as force_isa};
+pub use simd::{Isa, Real, force as force_isa};
 pub use tensor::{Tensor, TensorMut, overlaps_in_units, overlaps_itself};
 pub use weights::{
     BatchNormOf, ConvOf, SingularTriple, Standardized, fold_conv_bn, scaled_weight_standardization,

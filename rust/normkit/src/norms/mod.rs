@@ -104,7 +104,7 @@ fn parameter(values: Option<&[f64]>, c: usize, default: f64) -> f64 {
 
 /// The instruction set in force.
 pub(crate) fn isa() -> Result<Isa> {
-    Isa::current().map_err(|error| Error::new("NORMKIT_ISA", "name an instruction set of this machine", error))
+    Isa::current()
 }
 
 /// The plan for this work on this machine.

@@ -33,7 +33,7 @@ pub(crate) use aligned::Aligned;
 pub use behind::Behind;
 pub(crate) use behind::{Follower, Waiting};
 pub use isa::force;
-pub use isa::{Isa, IsaError};
+pub use isa::Isa;
 pub(crate) use lines::{AT_ONCE, line_sums, map_lines};
 pub(crate) use loops::{columns, lanes, map, short_lanes};
 pub use tile::{Base, BaseMut};
