@@ -13,6 +13,8 @@ sys.path.append(str(Path(__file__).parents[1] / "benches" / "peers"))  # last: t
 
 import agree
 import peer_normkit
+import roofline
+import roofline_plot
 import summary
 import targets
 from case import Case
@@ -101,3 +103,33 @@ def test_a_target_that_was_not_measured_is_not_judged():
     nothing = record_of({"normkit": 1.0, "yardstick": 1.0}) | {"cells": []}
     assert {target.of(nothing) for target in targets.TARGETS} == {None}
     assert "0 of" in targets.table(nothing).caption
+
+
+def test_a_roofline_record_is_drawn_and_written(tmp_path):
+    """Twice the bytes in twice the time: the same bandwidth, each tensor counted once."""
+    times = {"batch_norm": 2.0, "batch_norm_backward": 3.0, "batch_norm_inference": 2.0, "copy": 1.0, "a + b": 3.0}
+
+    def point(samples, threads):
+        of = {"samples": samples, "threads": threads, "bytes": samples * 10**9, "others_cpu": 0.0}
+        return of | {"s": {name: samples * s / threads for name, s in times.items()}}
+
+    cells = [*(point(n, 2) for n in (1, 2, 4)), point(4, 1), point(4, 2)]
+    record = record_of({}) | {"cells": cells, "large_samples": 4, "operations_per_s": 1e11}
+    for p in roofline_plot.sizes(record):
+        assert roofline_plot.bandwidth(p, "batch_norm") == roofline_plot.bandwidth(p, "a + b") == 2e9
+        assert roofline_plot.bandwidth(p, "copy") == 4e9
+    assert [p["threads"] for p in roofline_plot.by_threads(record)] == [1, 2]
+    for draw in (roofline_plot.draw_roofline, roofline_plot.draw_growth):
+        assert draw(record, tmp_path / f"{draw.__name__}.png").stat().st_size > 10_000
+    page = tmp_path / "page.md"
+    page.write_text(f"# Before\n\n{roofline.START}\nold\n{roofline.END}\n\nafter\n")
+    roofline.write_page(record, "one.json", page)
+    text = page.read_text()
+    assert "old" not in text
+    assert "| 4000 | 1 | 1 | 1 | 1 | 2 | 1 |" in text
+    assert text.startswith("# Before") and text.endswith("after\n")  # noqa: PT018
+
+
+def test_the_page_has_a_place_for_the_roofline():
+    text = roofline.PAGE.read_text()
+    assert text.count(roofline.START) == text.count(roofline.END) == 1
