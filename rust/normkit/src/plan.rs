@@ -77,6 +77,13 @@ impl Cut {
         (row..(row + self.chunk_rows).min(grid.rows), column..(column + self.segment).min(grid.len))
     }
 
+    /// The most elements that are used at a time: what operands that are not used in place are copied to.
+    pub(crate) fn most(&self, grid: &Grid) -> usize {
+        let rows = if grid.lines { tile_statistics(grid) } else { self.block_rows };
+        let columns = if grid.columns { columns_at_once(grid) } else { self.block.min(grid.len) };
+        rows.min(grid.rows) * columns
+    }
+
     /// The rows of a chunk, block by block.
     #[inline(always)]
     pub(crate) fn rows(&self, rows: Range<usize>) -> impl DoubleEndedIterator<Item = Range<usize>> {
@@ -183,6 +190,11 @@ pub(crate) fn tile_statistics(grid: &Grid) -> usize {
     let most = (TILE / grid.fold).max(1);
     let most = if grid.in_lines() { most.min(AT_ONCE) } else { most };
     (if most >= lines { most / lines * lines } else { most }).min(grid.width)
+}
+
+/// The most columns of a run that are taken at a time.
+pub(crate) fn columns_at_once(grid: &Grid) -> usize {
+    if grid.repeat == 1 { tile_statistics(grid) * grid.fold } else { grid.len }
 }
 
 fn gcd(a: usize, b: usize) -> usize {

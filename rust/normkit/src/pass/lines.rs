@@ -29,6 +29,11 @@ where
         reduce.grid.lines && apply.grid.lines && direct
     }
 
+    /// Statistics that are taken at a time.
+    pub(super) fn step(&self) -> usize {
+        (STEP / (self.parts * self.reduce.grid.len * size_of::<T>() * K)).max(1)
+    }
+
     /// Takes statistics. The last of them are pending then.
     pub(super) fn take_lines(&self, isa: Isa, range: Range<usize>, state: &mut State<T, A::Total, C>) {
         T::dispatch(isa, TakeLines { pass: self, range, state });
@@ -70,10 +75,10 @@ where
         let TakeLines { pass, range, state } = self;
         let State { scratch, totals, coefficients, pending, waiting, .. } = state;
         let Pass { reduce, parts, cells, .. } = pass;
-        let bytes = parts * reduce.grid.len * size_of::<T>() * K;
-        let mut steps = range.clone().step_by((STEP / bytes).max(1));
+        let each = pass.step();
+        let mut steps = range.clone().step_by(each);
         loop {
-            let step = steps.next().map(|t| t..(t + (STEP / bytes).max(1)).min(range.end));
+            let step = steps.next().map(|t| t..(t + each).min(range.end));
             let mut before = pending.take().and_then(|range| pass.waiting(range, waiting));
             let mut follower = Follower::new(
                 s,

@@ -91,7 +91,7 @@ pub fn fold_conv_bn<E: Element>(
     run(
         threads,
         runs.div_ceil(each),
-        || (),
+        || Ok(()),
         |task, ()| {
             for i in task * each..(task * each + each).min(runs) {
                 let range = i * run_len..(i + 1) * run_len;
@@ -104,7 +104,7 @@ pub fn fold_conv_bn<E: Element>(
             }
         },
         |()| (),
-    );
+    )?;
     let fold =
         |c: usize| (bias.map_or(0.0, |bias| bias[c]) - mean[c]) * scales[c] + shift.map_or(0.0, |shift| shift[c]);
     gathered((0..channels).map(fold))
