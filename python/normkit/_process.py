@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from normkit._normkit import _config, get_num_threads, set_num_threads
+from normkit._normkit import _config, _hear_plans, _plans_heard, get_num_threads, set_num_threads
 
 
 @dataclass(eq=False)
@@ -90,6 +90,34 @@ def show_config() -> None:
     print(f"isa     {config['isa']} (usable here: {', '.join(config['isas'])})")
     print(f"threads {config['threads']}")
     print(f"caches  L1 {_size(config['l1'])}, L2 {_size(config['l2'])}, L3 {_size(config['l3'])}")
+
+
+@contextmanager
+def show_plans() -> Iterator[None]:
+    """Print how the calls inside a `with` block are carried out on this machine, and why.
+
+    A paragraph for each pass over memory, in their order, when the block is left: bytes read and written, how many
+    statistics there are and how memory is walked (rows, columns or lines), threads, whether each is reduced and applied
+    while it is in cache (fused) or all are reduced before (split), and whether the output is stored past the caches.
+    Of the calls of this Python thread. Results do not depend on the plan.
+
+    Example:
+        >>> import numpy as np
+        >>> import normkit as nk
+        >>> x = np.ones((8, 4, 5), np.float32)
+        >>> with nk.show_plans():
+        ...     y, cache = nk.batch_norm(x)  # doctest: +ELLIPSIS
+        memory     reads 640 B, writes 640 B
+        statistics 4 of 40 elements: columns, 8 runs of 4 x 5
+        threads    1, as less than 512 KiB is read
+        schedule   fused: ...
+        stores     through the caches, as less than ...
+    """
+    _hear_plans()
+    try:
+        yield
+    finally:
+        print("\n\n".join(_plans_heard()))
 
 
 def _size(count: int) -> str:

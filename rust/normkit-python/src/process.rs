@@ -67,3 +67,15 @@ pub(crate) fn config(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     config.set_item("l3", caches.l3)?;
     Ok(config)
 }
+
+/// From now on the plans of this thread's calls are kept.
+#[pyfunction(name = "_hear_plans")]
+pub(crate) fn hear_plans() {
+    normkit::hear_plans();
+}
+
+/// Those since then, as text; none are kept any more.
+#[pyfunction(name = "_plans_heard")]
+pub(crate) fn plans_heard() -> Vec<String> {
+    normkit::plans_heard()
+}

@@ -17,6 +17,7 @@
 
 mod element;
 mod error;
+mod explain;
 mod kernels;
 pub mod layout;
 mod machine;
@@ -33,6 +34,7 @@ mod weights;
 
 pub use element::Element;
 pub use error::{Error, Result, shape_text};
+pub use explain::{hear_plans, plans_heard};
 pub use kernels::activation::Activation;
 pub use machine::Caches;
 pub use moments::Moments;

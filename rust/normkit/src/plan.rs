@@ -23,12 +23,15 @@ const CHUNK_ROWS: usize = 256;
 /// A statistic has at most about this many partial results, so that they are O(C) in number.
 const CHUNKS: usize = 64;
 /// Inputs smaller than this are not worth waking a thread for.
-const PARALLEL_BYTES: usize = 512 << 10;
+pub(crate) const PARALLEL_BYTES: usize = 512 << 10;
 /// Tasks take so many bytes of what they read, or this share of the second-level cache, if that is less: the rest is for
 /// what they write, and for what the processor fetches ahead.
 const SLAB: usize = 128 << 10;
 /// See [`SLAB`].
 const SLABS: usize = 8;
+
+/// Outputs of so many times the last cache are stored past the caches; see [`stream`].
+pub(crate) const STREAM_CACHES: usize = 4;
 
 /// Parts that samples are divided into, each with sums of parameter gradients of its own.
 const SAMPLE_PARTS: usize = 16;
@@ -205,7 +208,7 @@ fn gcd(a: usize, b: usize) -> usize {
 /// where it is a gain at all it is one for outputs that leave the last level. On the machines measured last (see
 /// `benches/record`) it was none below several times that.
 fn stream(written: usize, caches: &Caches) -> bool {
-    written >= 4 * caches.last_or_common()
+    written >= STREAM_CACHES * caches.last_or_common()
 }
 
 /// How many parts `samples` are divided into; depends on nothing else, as each has sums of its own.

@@ -1,6 +1,6 @@
 //! From a norm's rule to the passes that carry it out: with or without an activation, a residual, a mask.
 
-use super::{ParameterGradients, plan};
+use super::{ParameterGradients, plan, plan_application};
 use crate::Element;
 use crate::element::Source;
 use crate::error::{Error, Result, gathered, shape_text, zeros};
@@ -180,7 +180,7 @@ pub(super) fn affine<T: Passes>(
     isa: Isa,
 ) -> Result<()> {
     let bytes = grid.statistics() * grid.count() * x.element_size();
-    let plan = plan(&Work { grid, parts: 1, samples: 1, read: bytes, written: bytes });
+    let plan = plan_application(&Work { grid, parts: 1, samples: 1, read: bytes, written: bytes });
     let Beside { activation, residual, mask } = beside;
     if activation == Activation::Identity && residual.is_none() {
         return T::affine(&Application { grid, inputs: [x], out, second: None, mask }, isa, &plan, &cells);

@@ -21,6 +21,7 @@ pub use mechanics::{Extras, Operand};
 pub use moments::{MomentsOf, moments};
 
 use crate::error::{Error, Result, shape_text, zeros};
+use crate::explain::hear;
 use crate::machine::Caches;
 use crate::parallel::num_threads;
 use crate::plan::{Plan, Work};
@@ -109,5 +110,17 @@ pub(crate) fn isa() -> Result<Isa> {
 
 /// The plan for this work on this machine.
 pub(crate) fn plan(work: &Work) -> Plan {
-    Plan::new(work, num_threads(), &Caches::detect())
+    planned(work, false)
+}
+
+/// The same where nothing is reduced, as the coefficients are given.
+pub(crate) fn plan_application(work: &Work) -> Plan {
+    planned(work, true)
+}
+
+fn planned(work: &Work, given: bool) -> Plan {
+    let caches = Caches::detect();
+    let plan = Plan::new(work, num_threads(), &caches);
+    hear(work, &plan, &caches, given);
+    plan
 }
