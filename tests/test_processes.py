@@ -2,6 +2,7 @@
 
 import os
 import sys
+import sysconfig
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -342,15 +343,37 @@ def test_row_26_the_floating_point_mode_is_as_before():
 
 
 SUBINTERPRETER = """
-import normkit, _xxsubinterpreters as interpreters
+import normkit
+try:
+    import _interpreters as interpreters
+except ImportError:  # before Python 3.13
+    import _xxsubinterpreters as interpreters
+code = "import normkit; print(normkit.get_num_threads() >= 1)"
+run = getattr(interpreters, "exec", interpreters.run_string)
 other = interpreters.create()
 try:
-    interpreters.run_string(other, "import normkit; print(normkit.get_num_threads() >= 1)")
+    failed = run(other, code)
 except interpreters.RunFailedError as error:
-    print("refused" if "ImportError" in str(error) else error)
+    failed = error
+if failed:
+    print("refused" if "ImportError" in str(failed) else failed)
 """
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 13), reason="the module has another name there")
 def test_a_subinterpreter_is_refused_or_works():
     assert output("-c", SUBINTERPRETER, timeout=60) in ("refused\n", "True\n")
+
+
+WITHOUT_GIL = """
+import sys, warnings
+warnings.simplefilter("error")  # an extension that does not declare itself is a RuntimeWarning, and turns the GIL on
+import numpy
+before = sys._is_gil_enabled()
+import normkit
+print(before, sys._is_gil_enabled())
+"""
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has a GIL")
+def test_an_import_leaves_free_threaded_python_without_a_gil():
+    assert output("-c", WITHOUT_GIL) == "False False\n"
