@@ -5,7 +5,7 @@ use std::fmt::{Display, Formatter, Result};
 
 use crate::layout::Grid;
 use crate::machine::Caches;
-use crate::plan::{Cut, PARALLEL_BYTES, Plan, STREAM_CACHES, Schedule, Work};
+use crate::plan::{Cut, MANY, PARALLEL_BYTES, Plan, STREAM, Schedule, Work};
 
 thread_local! {
     /// What was planned on this thread since it was asked for.
@@ -61,11 +61,14 @@ impl Display for Explained<'_> {
             }
             (Schedule::Split, false) => writeln!(f, "schedule   all reduced, each in {chunks} chunks")?,
         }
-        let (limit, last) = (Bytes(STREAM_CACHES * caches.last_or_common()), Bytes(caches.last_or_common()));
-        let of = format!("{STREAM_CACHES} times the last cache of {last}");
-        match plan.stream {
-            true => write!(f, "stores     past the caches, as {limit} are written: {of}"),
-            false => write!(f, "stores     through the caches, as less than {limit} is written: {of}"),
+        let limit = STREAM * caches.last_or_common();
+        let of = format!("{} ({STREAM} times the last cache)", Bytes(limit));
+        match (plan.stream, work.written >= limit) {
+            (true, _) => {
+                write!(f, "stores     past the caches, as at least {of} are written, by {MANY} threads or more")
+            }
+            (false, true) => write!(f, "stores     through the caches, as fewer than {MANY} threads write"),
+            (false, false) => write!(f, "stores     through the caches, as less than {of} is written"),
         }
     }
 }

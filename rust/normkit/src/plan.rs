@@ -30,8 +30,13 @@ const SLAB: usize = 128 << 10;
 /// See [`SLAB`].
 const SLABS: usize = 8;
 
-/// Outputs of so many times the last cache are stored past the caches; see [`stream`].
-pub(crate) const STREAM_CACHES: usize = 4;
+/// Outputs are stored past the caches if they are so many times the last of them, as what comes next finds nothing of
+/// them there anyway,…
+pub(crate) const STREAM: usize = 4;
+/// …and so many threads write. That spares reading each line before it is written, which is a gain where memory has no
+/// more to give. A few threads wait for single lines, and asking for these ahead is worth more (see `benches/record`:
+/// with two threads 35 ms against 43 for 400 MB).
+pub(crate) const MANY: usize = 8;
 
 /// Parts that samples are divided into, each with sums of parameter gradients of its own.
 const SAMPLE_PARTS: usize = 16;
@@ -153,7 +158,7 @@ impl Plan {
     pub fn new(work: &Work, threads: usize, caches: &Caches) -> Plan {
         let grid = &work.grid;
         let threads = if work.read < PARALLEL_BYTES { 1 } else { threads };
-        let stream = stream(work.written, caches);
+        let stream = threads >= MANY && work.written >= STREAM * caches.last_or_common();
         let all = grid.statistics() / work.parts;
         let per_sample = all / work.samples;
         let each = (work.read / all).max(1); // bytes
@@ -202,13 +207,6 @@ pub(crate) fn columns_at_once(grid: &Grid) -> usize {
 
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
-}
-
-/// Whether an output of this size is stored past the caches. That spares reading each line before it is written, and
-/// where it is a gain at all it is one for outputs that leave the last level. On the machines measured last (see
-/// `benches/record`) it was none below several times that.
-fn stream(written: usize, caches: &Caches) -> bool {
-    written >= STREAM_CACHES * caches.last_or_common()
 }
 
 /// How many parts `samples` are divided into; depends on nothing else, as each has sums of its own.

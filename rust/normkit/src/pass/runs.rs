@@ -24,7 +24,7 @@ use crate::view::{Input, Output};
 const BLOCK: usize = 64;
 /// Elements that are reduced at a time, if they are a run at least: few enough to be in the first-level cache when dx is
 /// made of them.
-const STEP: usize = 1600;
+const STEP: usize = 6400;
 
 /// The coefficients of run t, by its sums.
 pub(crate) type RunRule<'a, T> = &'a (dyn Fn(usize, GradSums) -> GradAffine<T> + Sync);
@@ -123,20 +123,30 @@ impl<'a, T: Real> Take<'_, 'a, T> {
         sample * self.pass.runs + self.runs.start + run
     }
 
-    /// Adjacent lines of an operand.
+    /// Whether a task has a single run of each sample.
+    fn single(&self) -> bool {
+        self.runs.len() == 1
+    }
+
+    /// Every so many lines of an operand.
     #[inline(always)]
-    fn lines(&self, i: usize, lines: &Range<usize>) -> Lines<'a, T> {
-        self.pass.inputs[i].direct(0, lines, &(0..self.len())).expect(DIRECT).rows_as_lines()
+    fn lines(&self, i: usize, lines: &Range<usize>, every: usize) -> Lines<'a, T> {
+        self.pass.inputs[i].direct(0, lines, &(0..self.len())).expect(DIRECT).every(every).rows_as_lines()
     }
 
     /// The sums of the lines, of which the first is run `run` of the task, or each is its only run; then dx, if it is
     /// wanted.
     #[inline(always)]
     fn step<S: Simd<T>>(&mut self, s: S, lines: Range<usize>, run: usize, wanted: bool) {
-        let (len, n, single) = (self.len(), lines.len(), self.pass.runs == 1);
-        let [x, dy] = [0, 1].map(|i| self.lines(i, &lines));
+        let (len, single) = (self.len(), self.single());
+        let every = if single { self.pass.runs } else { 1 };
+        let n = lines.len().div_ceil(every);
+        let [x, dy] = [0, 1].map(
+            #[inline(always)]
+            |i| self.lines(i, &lines, every),
+        );
         // SAFETY: tasks have different samples or different runs.
-        let out = unsafe { self.pass.out.tile(0, &lines, &(0..len)) }.expect(DIRECT).rows_as_lines();
+        let out = unsafe { self.pass.out.tile(0, &lines, &(0..len)) }.expect(DIRECT).every(every).rows_as_lines();
         let State { weights, sums, known, totals, cells, .. } = &mut *self.state;
         let weight = if single {
             Tile::new(weights.values(), 1, len).repeated(n)
@@ -152,7 +162,9 @@ impl<'a, T: Real> Take<'_, 'a, T> {
             }
         });
         known.resize(n, Affine::EMPTY);
-        (self.pass.known)(lines.start, known);
+        for (t, of) in lines.clone().step_by(every).zip(known.chunks_mut(if single { 1 } else { n })) {
+            (self.pass.known)(t, of);
+        }
         totals.clear();
         totals.resize(n, GradSums::default());
         let add = |l: usize, sums: GradSums| totals[l] = sums;
@@ -165,7 +177,7 @@ impl<'a, T: Real> Take<'_, 'a, T> {
             return;
         }
         cells.clear();
-        cells.extend(lines.zip(&*totals).map(|(t, &sums)| GradInner((self.pass.rule)(t, sums))));
+        cells.extend(lines.step_by(every).zip(&*totals).map(|(t, &sums)| GradInner((self.pass.rule)(t, sums))));
         apply_lines(s, [x, dy, weight], &out, cells, false);
     }
 
@@ -175,12 +187,10 @@ impl<'a, T: Real> Take<'_, 'a, T> {
         let mut block = std::mem::take(&mut self.state.block);
         let [dots, dys] = &self.state.sums;
         let (dots, dys) = (dots.values(), dys.values());
-        let of = |w: usize| GradSums { dot: pattern.sum(dots, w), dy: pattern.sum(dys, w) };
-        block.clear();
-        if pattern.fold == 1 {
-            block.extend(dots.iter().zip(dys).map(|(dot, dy)| GradSums { dot: dot.to_f64(), dy: dy.to_f64() }));
-        } else {
-            block.extend((0..pattern.width).map(of));
+        block.resize(pattern.width, GradSums::default());
+        // Not `extend`: its loop would be the standard library's, compiled for any processor.
+        for (w, of) in block.iter_mut().enumerate() {
+            *of = GradSums { dot: pattern.sum(dots, w), dy: pattern.sum(dys, w) };
         }
         let mut wrong = false;
         for of in &block {
@@ -208,7 +218,7 @@ impl<'a, T: Real> Take<'_, 'a, T> {
         let mut sums = GradSums::default();
         for sample in samples {
             let t = self.number(sample, run);
-            let [x, dy] = [0, 1].map(|i| self.lines(i, &(t..t + 1)).line(0));
+            let [x, dy] = [0, 1].map(|i| self.lines(i, &(t..t + 1), 1).line(0));
             let mut known = [Affine::EMPTY];
             (self.pass.known)(t, &mut known);
             let [Affine { mean, scale, shift }] =
@@ -247,7 +257,7 @@ impl<T: Real> Kernel<T> for Take<'_, '_, T> {
         for start in self.samples.clone().step_by(BLOCK) {
             let samples = start..(start + BLOCK).min(self.samples.end);
             // Lines that are taken together follow each other: runs of a sample, or samples of a single run each.
-            let single = self.pass.runs == 1;
+            let (single, runs) = (self.single(), self.pass.runs);
             let across = if single { samples.len() } else { count };
             // Where dx is dy's memory, gradients are taken first: some terms may have to be taken again.
             let phases = if self.pass.inputs[1].begins_with(&self.pass.out) { &[false, true][..] } else { &[true] };
@@ -255,7 +265,12 @@ impl<T: Real> Kernel<T> for Take<'_, '_, T> {
                 for head in if single { start..start + 1 } else { samples.clone() } {
                     let number = self.number(head, 0);
                     for at in (0..across).step_by(most) {
-                        let lines = number + at..number + across.min(at + most);
+                        let end = across.min(at + most);
+                        let lines = if single {
+                            number + at * runs..number + (end - 1) * runs + 1
+                        } else {
+                            number + at..number + end
+                        };
                         self.step(s, lines, if single { 0 } else { at }, wanted);
                     }
                 }
