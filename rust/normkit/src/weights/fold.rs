@@ -79,6 +79,9 @@ pub fn fold_conv_bn<E: Element>(
     }
 
     let scales = gathered((0..channels).map(|c| scale.map_or(1.0, |scale| scale[c]) * rstd(var[c], eps)))?;
+    let fold =
+        |c: usize| (bias.map_or(0.0, |bias| bias[c]) - mean[c]) * scales[c] + shift.map_or(0.0, |shift| shift[c]);
+    let folded = gathered((0..channels).map(fold))?;
     // Runs of one output channel: rows of the weight, or of each input channel's part where it is transposed.
     let run_len: usize = if transposed { shape[2..].iter().product() } else { shape[1..].iter().product() };
     let channel = |i: usize| {
@@ -105,7 +108,5 @@ pub fn fold_conv_bn<E: Element>(
         },
         |()| (),
     )?;
-    let fold =
-        |c: usize| (bias.map_or(0.0, |bias| bias[c]) - mean[c]) * scales[c] + shift.map_or(0.0, |shift| shift[c]);
-    gathered((0..channels).map(fold))
+    Ok(folded)
 }
