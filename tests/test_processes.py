@@ -70,6 +70,28 @@ def test_eight_threads_at_once():
             assert list(pool.map(work, inputs)) == expected
 
 
+def test_eight_threads_with_the_same_arrays_and_caches():
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal((16, 32, 20, 20)).astype(np.float32) for _ in range(2))
+    weight = np.ones(32, np.float32)
+    caches = nk.batch_norm(x, weight, weight)[1], nk.group_norm(x, 8, weight)[1], nk.layer_norm(x)[1]
+    moments = nk.moments(x, (0, 2, 3))
+    work = [
+        lambda: nk.batch_norm_backward(dy, caches[0]),
+        lambda: nk.group_norm_backward(dy, caches[1]),
+        lambda: nk.layer_norm_backward(dy, caches[2]),
+        lambda: (caches[0].mean, caches[0].rstd, moments.merge(moments).m2, moments.var(1)),
+        lambda: nk.batch_norm(x, weight)[:1],
+    ]
+    expected = [digest(*call()) for call in work]
+
+    def turns(start):
+        return all(digest(*work[i % 5]()) == expected[i % 5] for i in range(start, start + 25))
+
+    with nk.num_threads(2), ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(turns, range(16)))
+
+
 def test_changing_the_number_of_threads_while_others_work():
     x = np.random.default_rng(0).standard_normal((32, 64, 20, 20)).astype(np.float32)
     expected = digest(nk.batch_norm(x)[0])
