@@ -29,6 +29,11 @@ where
         reduce.grid.lines && apply.grid.lines && direct
     }
 
+    /// Statistics that are taken at a time.
+    pub(super) fn step(&self) -> usize {
+        (STEP / (self.parts * self.reduce.grid.len * size_of::<T>() * K)).max(1)
+    }
+
     /// Takes statistics. The last of them are pending then.
     pub(super) fn take_lines(&self, isa: Isa, range: Range<usize>, state: &mut State<T, A::Total, C>) {
         T::dispatch(isa, TakeLines { pass: self, range, state });
@@ -83,8 +88,7 @@ where
         let TakeLines { pass, range, state } = self;
         let State { scratch, totals, coefficients, pending, waiting, .. } = state;
         let Pass { reduce, parts, cells, .. } = pass;
-        let bytes = parts * reduce.grid.len * size_of::<T>() * K;
-        let each = (STEP / bytes).max(1);
+        let each = pass.step();
         // Where things are is found out once for all steps.
         let (all, mut applied) = (pass.reduced(&range), pass.applied(&range));
         let of_step =

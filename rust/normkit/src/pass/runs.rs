@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::Known;
 use super::passes::Passes;
+use crate::error::{Result, room};
 use crate::kernels::Pattern;
 use crate::kernels::apply::{Affine, GradAffine, GradInner, affine, apply_lines};
 use crate::kernels::flow::Weighted;
@@ -71,19 +72,23 @@ impl<'a, T: Passes> Runs<'a, T> {
     }
 
     /// Carries it out.
-    pub(super) fn run(&self, isa: Isa, threads: usize) {
+    pub(super) fn run(&self, isa: Isa, threads: usize) -> Result<()> {
         let each = runs_together(&self.grid, self.runs);
         let across = self.runs.div_ceil(each);
         let parts = runs_parts(&self.grid, self.runs);
         let part = self.samples().div_ceil(parts);
-        let state = || State {
-            weights: Aligned::new(),
-            sums: [Aligned::new(), Aligned::new()],
-            known: Vec::new(),
-            totals: Vec::new(),
-            block: Vec::new(),
-            parameters: Vec::new(),
-            cells: Vec::new(),
+        let (elements, lines) = (each * self.grid.len, (STEP / self.grid.len).max(1));
+        let parameters = elements / self.fold;
+        let state = || {
+            Ok(State {
+                weights: Aligned::new(elements)?,
+                sums: [Aligned::new(elements)?, Aligned::new(elements)?],
+                known: room(lines)?,
+                totals: room(lines)?,
+                block: room(parameters)?,
+                parameters: room(parameters)?,
+                cells: room(lines)?,
+            })
         };
         let task = |task: usize, state: &mut State<T>| {
             let (number, first) = (task / across, task % across * each);
@@ -93,7 +98,7 @@ impl<'a, T: Passes> Runs<'a, T> {
                 T::dispatch(isa, Take { pass: self, part: number, samples, runs, state });
             }
         };
-        run(threads, parts * across, state, task, |_| ());
+        run(threads, parts * across, state, task, |_| ())
     }
 }
 
