@@ -8,7 +8,7 @@ export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 SOURCES := Cargo.toml Cargo.lock pyproject.toml .cargo/config.toml $(shell find rust python -type f -not -path '*/__pycache__/*')
 
 .PHONY: demo demo-mpi demo-dask demo-precise experiment-ranges experiment-momentum experiment-batch-size \
-        experiment-beyond test test-bits test-huge lint format bench accuracy differential fuzz sanitize \
+        experiment-beyond test test-bits test-huge lint format bench bench-limit roofline accuracy differential fuzz sanitize \
         sanitize-address sanitize-thread valgrind dist wheel check-wheel check-old-cpu deny licences docs clean
 .DEFAULT_GOAL := test
 
@@ -88,6 +88,14 @@ format: $(VENV)/.installed-dev
 # Side by side with PyTorch, JAX and oneDNN; a dated record under benches/record/. Wants an idle machine.
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benches/peers/run.py $(ARGS)
+
+# What the table of targets (benches/peers/targets.py) needs, and the table: reached, missed. Wants an idle machine.
+bench-limit: $(VENV)/.installed-bench
+	$(BIN)/python benches/peers/run.py --limit $(ARGS)
+
+# Bandwidth, roofs and growth: a record, two pictures and a section of docs/explanation/performance.md. Wants an idle machine.
+roofline: $(VENV)/.installed-bench
+	$(BIN)/python benches/peers/roofline.py $(ARGS)
 
 # A million random calls of the core against its oracle, with all assertions, in a worker process per core; the record goes
 # to tests/record, and an unfinished one is gone on with. ARGS='--cases 20000', ARGS='--seed 7', ARGS='--case 123' to make

@@ -8,9 +8,7 @@ python bits.py --fork              of some cases, before a fork, in the child an
 
 import argparse
 import json
-import os
 import sys
-import warnings
 import zlib
 
 import numpy as np
@@ -20,6 +18,7 @@ import checks
 import normkit as nk
 from bits_cases import cut_cases, product, small_cases
 from cases import BY_NAME, Case
+from forks import in_both
 
 SOME = 7  # of every so many cases one, after a fork
 
@@ -61,24 +60,7 @@ def some():
 def forked():
     """[before, of the child, of the parent meanwhile]"""
     nk.set_num_threads(2)
-    before = some()
-    reader, writer = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks of threaded processes
-        child = os.fork()
-    if child == 0:
-        try:
-            nk.set_num_threads(3)
-            with os.fdopen(writer, "w") as pipe:
-                json.dump(some(), pipe)
-        finally:
-            os._exit(0)
-    os.close(writer)
-    parent = some()
-    with os.fdopen(reader) as pipe:
-        found = json.load(pipe)
-    assert os.waitpid(child, 0)[1] == 0
-    return [before, found, parent]
+    return [some(), *in_both(some)]
 
 
 def main():

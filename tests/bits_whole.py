@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 
+from rich.console import Console
 from rich.progress import track
 
 from bits_cases import product
@@ -23,8 +24,8 @@ def start(isa: str, threads: str, skip: int) -> subprocess.Popen:
 def compare(isas: list[str], threads: str, skip: int) -> tuple[int, list[str]]:
     """(hashes compared, the names of those that differ from the first instruction set's with one thread)."""
     running = {isa: start(isa, threads, skip) for isa in isas}
-    count, wrong = 0, []
-    for name, part in track([*product()][skip:], "bits"):
+    console, count, wrong = Console(), 0, []
+    for name, part in track([*product()][skip:], "bits", console=console):
         expected = None
         for isa, process in running.items():
             line = process.stdout.readline()
@@ -37,6 +38,7 @@ def compare(isas: list[str], threads: str, skip: int) -> tuple[int, list[str]]:
                 assert hashes.keys() == expected.keys() == set(map(str, part))
                 count += len(hashes)
                 wrong += [f"{case} {isa} {n} threads" for case in hashes if hashes[case] != expected[case]]
+        console.print(f"{name}: {count} results so far, {len(wrong)} differ", highlight=False)
     for process in running.values():
         process.wait()
     return count, wrong

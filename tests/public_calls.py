@@ -349,4 +349,4 @@ def public_names():
                 yield from (f"{prefix}{name}.{method}" for method in methods(found))
 
 
-WITHOUT_ARGUMENTS = {"get_num_threads", "show_config"}
+WITHOUT_ARGUMENTS = {"get_num_threads", "show_config", "show_plans"}

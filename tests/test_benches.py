@@ -13,12 +13,19 @@ sys.path.append(str(Path(__file__).parents[1] / "benches" / "peers"))  # last: t
 
 import agree
 import peer_normkit
+import roofline
+import roofline_plot
+import summary
+import targets
 from case import Case
 from ops import OPS, ROWS
 from shapes import SETS, Shape
 
-ELSEWHERE = {"get_num_threads", "set_num_threads", "num_threads", "show_config", "precise_statistics"}
-MEASURED = {BY_NAME[op.norm].function if op.norm in BY_NAME else op.norm for op in OPS.values()}
+ELSEWHERE = {
+    "get_num_threads", "set_num_threads", "num_threads", "show_config", "show_plans", "precise_statistics",
+}  # fmt: skip
+FUNCTIONS = [op for op in OPS.values() if op.norm not in ("BatchNorm",)]  # not layers
+MEASURED = {BY_NAME[op.norm].function if op.norm in BY_NAME else op.norm for op in FUNCTIONS}
 CONVOLUTIONS = Shape((64 + 288,), parts=((4, 16, 1, 1), (8, 4, 3, 3)))
 
 
@@ -38,7 +45,7 @@ def test_every_public_function_is_measured():
     public = {name for name in nk.__all__ if name.islower() and not name.startswith("__")} - ELSEWHERE
     backward = {name for name in public if name.endswith("_backward")}
     assert public - backward == MEASURED
-    names = {op.norm if op.norm not in BY_NAME else BY_NAME[op.norm].function for op in OPS.values() if op.backward}
+    names = {op.norm if op.norm not in BY_NAME else BY_NAME[op.norm].function for op in FUNCTIONS if op.backward}
     assert {name.removesuffix("_backward") for name in backward} == names
 
 
@@ -63,3 +70,66 @@ def test_calls(name):
             case.out.fill(np.nan)
             for result in contenders[0].result(contenders[0].call()):
                 assert np.isfinite(result.astype(np.float64)).all()
+
+
+def record_of(times):
+    """A record of every cell that the targets need: milliseconds by contender, the same for each."""
+    cells = []
+    for op in OPS.values():
+        for shapes in op.row.sets:
+            for shape in SETS[shapes]():
+                timings = [{"peer": peer, "variant": op.limit, "median": time} for peer, time in times.items()]
+                cell = {"set": shapes, "op": op.name, "shape": shape.dims, "count": shape.count, "timings": timings}
+                cells += [cell | {"mode": mode, "dtype": op.row.dtype} for mode in op.modes]
+    machine = {"cpu": "one", "caches": {"L2": "1024K, shared by CPUs 0", "L3": "4M, shared by CPUs 0"}}
+    return {"cells": cells, "machine": machine, "date": "2026-01-01", "settings": {"threads": 2, "quick": False}}
+
+
+def test_every_target_is_measured_and_judged():
+    """Where all are equally fast but we take a tenth, everything that is compared is won; and the other way round."""
+    contenders = dict.fromkeys(("yardstick", *summary.PEERS), 1.0)
+    fast, slow = record_of(contenders | {"normkit": 1e-3}), record_of(contenders | {"normkit": 1e3})
+    own = [target for target in targets.TARGETS if "own NCHW" in target.what or "per byte" in target.what]
+    for target in targets.TARGETS:
+        good, bad = target.of(fast), target.of(slow)
+        assert good is not None, target
+        assert target in own or target.reached(good), (target, good)
+        assert target in own or not target.reached(bad), (target, bad)
+    assert f"{len(targets.TARGETS)} reached" in targets.table(fast).caption.replace(" of ", " ")
+    assert targets.last_cache(fast) == 4 << 20
+
+
+def test_a_target_that_was_not_measured_is_not_judged():
+    nothing = record_of({"normkit": 1.0, "yardstick": 1.0}) | {"cells": []}
+    assert {target.of(nothing) for target in targets.TARGETS} == {None}
+    assert "0 of" in targets.table(nothing).caption
+
+
+def test_a_roofline_record_is_drawn_and_written(tmp_path):
+    """Twice the bytes in twice the time: the same bandwidth, each tensor counted once."""
+    times = {"batch_norm": 2.0, "batch_norm_backward": 3.0, "batch_norm_inference": 2.0, "copy": 1.0, "a + b": 3.0}
+
+    def point(samples, threads):
+        of = {"samples": samples, "threads": threads, "bytes": samples * 10**9, "others_cpu": 0.0}
+        return of | {"s": {name: samples * s / threads for name, s in times.items()}}
+
+    cells = [*(point(n, 2) for n in (1, 2, 4)), point(4, 1), point(4, 2)]
+    record = record_of({}) | {"cells": cells, "large_samples": 4, "operations_per_s": 1e11}
+    for p in roofline_plot.sizes(record):
+        assert roofline_plot.bandwidth(p, "batch_norm") == roofline_plot.bandwidth(p, "a + b") == 2e9
+        assert roofline_plot.bandwidth(p, "copy") == 4e9
+    assert [p["threads"] for p in roofline_plot.by_threads(record)] == [1, 2]
+    for draw in (roofline_plot.draw_roofline, roofline_plot.draw_growth):
+        assert draw(record, tmp_path / f"{draw.__name__}.png").stat().st_size > 10_000
+    page = tmp_path / "page.md"
+    page.write_text(f"# Before\n\n{roofline.START}\nold\n{roofline.END}\n\nafter\n")
+    roofline.write_page(record, "one.json", page)
+    text = page.read_text()
+    assert "old" not in text
+    assert "| 4000 | 1 | 1 | 1 | 1 | 2 | 1 |" in text
+    assert text.startswith("# Before") and text.endswith("after\n")  # noqa: PT018
+
+
+def test_the_page_has_a_place_for_the_roofline():
+    text = roofline.PAGE.read_text()
+    assert text.count(roofline.START) == text.count(roofline.END) == 1

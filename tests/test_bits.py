@@ -98,7 +98,7 @@ def test_every_pair_of_norm_layout_and_dtype_is_compared():
 
 def test_every_public_function_is_compared(expected):
     """A backward is part of its forward's case."""
-    elsewhere = {"get_num_threads", "set_num_threads", "num_threads", "show_config"}
+    elsewhere = {"get_num_threads", "set_num_threads", "num_threads", "show_config", "show_plans"}
     public = {name for name in nk.__all__ if name.islower() and not name.startswith("__")} - elsewhere
     compared = {BY_NAME[case.norm].function for case in cut_cases()}
     compared |= {function for function in public if any(name.startswith(f"{function}-") for name in expected)}

@@ -83,7 +83,8 @@ running = np.zeros(C, np.float32), np.ones(C, np.float32)
 cached = nk.batch_norm(x, p, p)[1]
 frozen = nk.batch_norm(x, p, p, *running, training=False)[1]
 renormed = nk.batch_renorm(x, np.zeros(C), np.ones(C), p, p)[1]
-layered = nk.layer_norm(x, p, p)[1]
+layered, grouped = nk.layer_norm(x, p, p)[1], nk.group_norm(x, 2, p, p)[1]
+fused = nk.group_norm(x, 2, p, p, activation="silu")[1]
 calls = {
     "batch_norm": lambda: nk.batch_norm(x, p, p, *running),
     "batch_norm_backward": lambda: nk.batch_norm_backward(x, cached),
@@ -97,6 +98,9 @@ calls = {
     "layer_norm": lambda: nk.layer_norm(x, p, p),
     "rms_norm": lambda: nk.rms_norm(x, p),
     "layer_norm_backward": lambda: nk.layer_norm_backward(x, layered),
+    "group_norm": lambda: nk.group_norm(x, 2, p, p, activation="relu"),
+    "group_norm_backward": lambda: nk.group_norm_backward(x, grouped),
+    "group_norm_fused_backward": lambda: nk.group_norm_backward(x, fused),
     "adaptive": lambda: nk.adaptive_instance_norm(x[:, :, None].repeat(2, 2), x[:, :, None].repeat(2, 2)),
     "fold_conv_bn": lambda: nk.fold_conv_bn(p[:, None], None, *running, p, p, eps=1e-5),
     "weight_norm": lambda: nk.weight_norm(x.T, p),

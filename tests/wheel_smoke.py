@@ -157,7 +157,7 @@ def precise():
     assert_within(layer.running_var, var, 1e-6 * var, "var")
 
 
-@covers("set_num_threads", "get_num_threads", "num_threads", "show_config", "__version__")
+@covers("set_num_threads", "get_num_threads", "num_threads", "show_config", "show_plans", "__version__")
 def process():
     i = values((16, 64, 33, 33), F32)
     expected, _ = nk.batch_norm(i.x, i.weight, i.bias)
@@ -169,6 +169,9 @@ def process():
     with redirect_stdout(io.StringIO()) as shown:
         nk.show_config()
     assert shown.getvalue().startswith(f"normkit {nk.__version__}\n")
+    with redirect_stdout(io.StringIO()) as shown, nk.show_plans():
+        nk.batch_norm(i.x)
+    assert "schedule" in shown.getvalue()
 
 
 @covers()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,6 +40,22 @@ def fold_conv_bn(case: Case) -> partial:
     return partial(fold_all, case.convolutions, partial(nk.fold_conv_bn, eps=EPS))
 
 
+class LayerGradients(NamedTuple):
+    dx: np.ndarray
+    dweight: np.ndarray
+    dbias: np.ndarray
+
+
+def layer_backward(layer: nk.BatchNorm, dy: np.ndarray) -> LayerGradients:
+    return LayerGradients(layer.backward(dy), **{f"d{name}": of for name, of in layer.grads.items()})
+
+
+def layer(case: Case) -> partial:
+    made = nk.BatchNorm(len(case.w))
+    made.weight[...], made.bias[...] = case.w, case.b
+    return partial(made, case.x)
+
+
 OTHERS: dict[str, Callable[..., partial]] = {
     "batch_norm_inference": batch_norm_inference,
     "moments": moments,
@@ -46,6 +63,7 @@ OTHERS: dict[str, Callable[..., partial]] = {
     "spectral_norm": spectral_norm,
     "scaled_weight_standardization": scaled_weight_standardization,
     "fold_conv_bn": fold_conv_bn,
+    "BatchNorm": layer,
 }
 
 
@@ -65,6 +83,9 @@ def call(op: Op, case: Case, **kw) -> partial:
     before = forward(op.norm, case, **({} if op.backward else kw))
     if not op.backward:
         return before
+    if isinstance(before.func, nk.BatchNorm):
+        before()
+        return partial(layer_backward, before.func, case.dy)
     _, cache = before()
     return partial(getattr(nk, f"{before.func.__name__}_backward"), case.dy, cache, **kw)
 
@@ -73,6 +94,10 @@ def says(call: partial, case: Case) -> str:
     """A call as a reader would write it."""
     if call.func is fold_all:
         return f"nk.fold_conv_bn(…) for each of {len(call.args[0])} convolutions"
+    if isinstance(call.func, nk.BatchNorm):
+        return "nk.BatchNorm(…)(x)"
+    if call.func is layer_backward:
+        return "nk.BatchNorm(…).backward(dy)"
     names = {id(value): name for name, value in vars(case).items()}
 
     def written(value: object) -> str:

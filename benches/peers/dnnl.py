@@ -1,4 +1,4 @@
-"""The few entry points of oneDNN's C API that a batch norm needs, by ctypes: no compiler, no headers.
+"""The few entry points of oneDNN's C API that batch and group norm need, by ctypes: no compiler, no headers.
 
 The library is the one in PyPI's `onednn` (libdnnl.so.3). Its CPU runtime is SYCL over TBB, so each call goes through a
 SYCL queue: an overhead of some tens of microseconds that only small shapes can see.
@@ -114,6 +114,24 @@ class Library:
         self.call(
             "batch_normalization_backward_primitive_desc_create",
             *(ctypes.byref(pd), self.engine, BACKWARD, layout, layout, layout, ctypes.c_float(eps), flags, hint, None),
+        )
+        return pd
+
+    def group_forward(self, layout, groups: int, eps: float, flags: int) -> ctypes.c_void_p:
+        pd = ctypes.c_void_p()
+        self.call(
+            "group_normalization_forward_primitive_desc_create",
+            *(ctypes.byref(pd), self.engine, TRAINING, layout, layout, ctypes.c_int64(groups)),
+            *(ctypes.c_float(eps), flags, None),
+        )
+        return pd
+
+    def group_backward(self, layout, groups: int, eps: float, flags: int, hint) -> ctypes.c_void_p:
+        pd = ctypes.c_void_p()
+        self.call(
+            "group_normalization_backward_primitive_desc_create",
+            *(ctypes.byref(pd), self.engine, BACKWARD, layout, layout, layout, ctypes.c_int64(groups)),
+            *(ctypes.c_float(eps), flags, hint, None),
         )
         return pd
 

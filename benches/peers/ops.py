@@ -29,12 +29,15 @@ class Row:
     torch: Torch | None = None
     torch_backward: Torch | None = None
     norm: str = ""  # the row of tests/cases.py or calls.py; `name` where empty
+    compiled: Torch | None = None  # what torch.compile makes of the forward
+    compiled_backward: Torch | None = None
     limit: str = COPY  # of the forward; a backward's is a + b
-    modes: tuple[str, ...] = MODES  # of the forward; every backward has `out=`
+    modes: tuple[str, ...] = MODES  # of the forward
+    backward_modes: tuple[str, ...] = MODES  # every function's backward has `out=`
     has_backward: bool = True
     dtype: str = "float32"
     channels_last: bool = False  # in memory; the shape stays (N, C, *spatial)
-    beside: str = ""  # a second way of our own: "float32" or "unfused"
+    beside: str = ""  # a second way of our own: "float32", "unfused" or "one thread"
 
 
 @dataclass(frozen=True)
@@ -56,17 +59,21 @@ class Op:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        return MODES if self.backward else self.row.modes
+        return self.row.backward_modes if self.backward else self.row.modes
 
     @property
     def torch(self) -> Torch | None:
         return self.row.torch_backward if self.backward else self.row.torch
 
+    @property
+    def compiled(self) -> Torch | None:
+        return self.row.compiled_backward if self.backward else self.row.compiled
+
 
 BATCH = Row(
     "batch_norm",
     "batch norm",
-    ("resnet50", "densenet121", "small", "mlp"),
+    ("resnet50", "densenet121", "small", "mlp", "layouts", "nothing"),
     Torch(
         "F.batch_norm(x, rm, rv, w, b, True, momentum, eps)",
         "aten.native_batch_norm.out(x, w, b, rm, rv, True, momentum, eps, out=out, **saved)[0]",
@@ -76,6 +83,10 @@ BATCH = Row(
         "aten.native_batch_norm_backward.default(dy, x, w, rm, rv, mean, rstd, True, eps, ALL)",
         "aten.native_batch_norm_backward.out(dy, x, w, rm, rv, mean, rstd, True, eps, ALL, out0=out, out1=dw, out2=db)",
         "_, mean, rstd = aten.native_batch_norm(x, w, b, rm, rv, True, momentum, eps); dw, db = like(w), like(b)",
+    ),
+    compiled=Torch("forward(x, w, b)", setup="forward = compiled(batch_norm(rm, rv, momentum, eps))"),
+    compiled_backward=Torch(
+        "backward(dy)", setup="backward = autograd(compiled(batch_norm(rm, rv, momentum, eps)), x, w, b)"
     ),
 )
 INFERENCE = Row(
@@ -161,8 +172,35 @@ FUSED = Row(
         "batch_norm_relu_backward(dy, y, x, w, rm, rv, mean, rstd, eps)",
         setup="y, mean, rstd = aten.native_batch_norm(x, w, b, rm, rv, True, momentum, eps); y += residual; y.relu_()",
     ),
+    compiled=Torch("forward(x, w, b, residual)", setup="forward = compiled(batch_norm_relu(rm, rv, momentum, eps))"),
+    compiled_backward=Torch(
+        "backward(dy)",
+        setup="backward = autograd(compiled(batch_norm_relu(rm, rv, momentum, eps)), x, w, b, residual)",
+    ),
     limit=ADD,
     beside="unfused",
+)
+MODULE = Row(
+    "batch_norm-module",
+    "batch norm as a layer",
+    ("tiny",),
+    Torch("module(x)", setup="module = batch_norm_module(w, b)"),
+    Torch("backward(dy)", setup="module = batch_norm_module(w, b); backward = autograd_of_module(module, x)"),
+    norm="BatchNorm",
+    modes=FRESH,
+    backward_modes=FRESH,
+)
+THREADS = replace(
+    BATCH,
+    name="batch_norm-threads",
+    title="batch norm in cache",
+    sets=("in-cache",),
+    norm="batch_norm",
+    torch=None,
+    torch_backward=None,
+    compiled=None,
+    compiled_backward=None,
+    beside="one thread",
 )
 RENORM = Row("batch_renorm", "batch renormalization", ("resnet50-three",))
 
@@ -171,7 +209,7 @@ def in_halves() -> Iterator[Row]:
     for row in (BATCH, GROUP):
         for dtype in ("float16", "bfloat16"):
             name, title = f"{row.name}-{dtype}", f"{row.title}, {dtype}"
-            how = {"norm": row.name, "dtype": dtype, "beside": "float32"}
+            how = {"norm": row.name, "dtype": dtype, "beside": "float32", "compiled": None, "compiled_backward": None}
             yield replace(row, name=name, title=title, sets=("resnet50-three",), **how)
 
 
@@ -182,6 +220,8 @@ CHANNELS_LAST = replace(
     sets=("resnet50-three",),
     norm="batch_norm",
     channels_last=True,
+    compiled=None,
+    compiled_backward=None,
 )
 MOMENTS = Row(
     "moments",
@@ -231,7 +271,7 @@ FOLD = Row(
 ROWS = (
     *(BATCH, INFERENCE, GROUP),
     *(INSTANCE, ADAPTIVE, LAYER, RMS, FUSED, RENORM, *in_halves(), CHANNELS_LAST),
-    *(MOMENTS, WEIGHT, SPECTRAL, STANDARDIZATION, FOLD),
+    *(MOMENTS, WEIGHT, SPECTRAL, STANDARDIZATION, FOLD, MODULE, THREADS),
 )
 
 

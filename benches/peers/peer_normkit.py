@@ -12,7 +12,7 @@ from case import Case, Contender
 from ops import Op
 
 NAME = "normkit"
-FLOAT32, UNFUSED = "normkit float32", "normkit unfused"
+FLOAT32, UNFUSED, ONE_THREAD = "normkit float32", "normkit unfused", "normkit one thread"
 
 
 def wide(case: Case, op: Op, out: dict) -> tuple[Callable, Callable, str]:
@@ -45,7 +45,21 @@ def unfused(case: Case, op: Op, out: dict) -> tuple[Callable, Callable, str]:
     return backward, tuple, "np.multiply(dy, y > 0), then nk.batch_norm_backward"
 
 
-BESIDE = {"float32": (FLOAT32, wide), "unfused": (UNFUSED, unfused)}
+def one_thread(case: Case, op: Op, out: dict) -> tuple[Callable, Callable, str]:
+    """The same call by the calling thread alone."""
+    call, threads = calls.call(op, case, **out), nk.get_num_threads()
+
+    def alone() -> object:
+        nk.set_num_threads(1)
+        try:
+            return call()
+        finally:
+            nk.set_num_threads(threads)
+
+    return alone, calls.results, f"{calls.says(call, case)} with one thread"
+
+
+BESIDE = {"float32": (FLOAT32, wide), "unfused": (UNFUSED, unfused), "one thread": (ONE_THREAD, one_thread)}
 
 
 class Peer:

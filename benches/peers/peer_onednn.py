@@ -1,4 +1,5 @@
-"""oneDNN batch norm, outputs reused: plain nchw (our layout) and the blocked layout its own convolutions use.
+"""oneDNN batch and group norm, outputs reused: plain nchw (our layout), and for batch norm the blocked layout that its
+own convolutions use.
 
 The reorder into the blocked layout is done beforehand and not timed. Running statistics are not part of the primitive.
 """
@@ -12,6 +13,7 @@ from ops import Op
 FLAGS = dnnl.SCALE | dnnl.SHIFT
 NAME = "oneDNN"
 MEASURED = ("batch_norm", "batch_norm_backward", "batch_norm_inference")
+GROUPED = ("group_norm", "group_norm_backward")
 
 
 class Peer:
@@ -21,6 +23,8 @@ class Peer:
         self.notes = "PyPI's onednn: SYCL CPU runtime over TBB; threads: as many as the process's affinity"
 
     def contenders(self, op: Op, mode: str, case: Case) -> list[Contender]:
+        if mode == "out" and op.name in GROUPED and case.x.ndim == 4:
+            return [self.grouped(op.name, case)]
         if mode == "fresh" or op.name not in MEASURED or case.x.ndim not in (2, 4):
             return []
         found = [self.contender(op.name, case, "nchw", dnnl.ABCD if case.x.ndim == 4 else dnnl.AB, case.shape.dims[1])]
@@ -66,6 +70,32 @@ class Peer:
 
         says = f"dnnl batch_normalization, {name}, {lib.implementation(description)}, and dnnl_stream_wait"
         return Contender(f"{NAME} {name}", name, says, run, result)
+
+    def grouped(self, op: str, case: Case) -> Contender:
+        lib, x, out = self.library, case.x, case.out
+        samples, channels = x.shape[:2]
+        layout, vector = lib.layout(x.shape, dnnl.ABCD), lib.vector(channels)
+        each = lib.layout((samples, case.groups), dnnl.AB)
+        mean, var = aligned((samples, case.groups)), aligned((samples, case.groups))
+        dgamma, dbeta = aligned((channels,)), aligned((channels,))
+        memories = {dnnl.SRC: lib.memory(layout, x), dnnl.GAMMA: lib.memory(vector, case.w)}
+        memories |= {dnnl.MEAN: lib.memory(each, mean), dnnl.VARIANCE: lib.memory(each, var)}
+        description = lib.group_forward(layout, case.groups, EPS, FLAGS)
+        forward = memories | {dnnl.BETA: lib.memory(vector, case.b), dnnl.DST: lib.memory(layout, out)}
+        run = lib.runner(lib.primitive(description), forward)
+        if op == "group_norm_backward":
+            run()  # leaves the saved statistics in mean and var
+            description = lib.group_backward(layout, case.groups, EPS, FLAGS, description)
+            memories |= {dnnl.DIFF_DST: lib.memory(layout, case.dy), dnnl.DIFF_SRC: lib.memory(layout, out)}
+            memories |= {dnnl.DIFF_GAMMA: lib.memory(vector, dgamma), dnnl.DIFF_BETA: lib.memory(vector, dbeta)}
+            run = lib.runner(lib.primitive(description), memories)
+        keep = [x, mean, var, dgamma, dbeta, case]  # oneDNN holds addresses only
+
+        def result(_: object, keep=keep) -> tuple[np.ndarray, ...]:
+            return (out, dgamma, dbeta) if op == "group_norm_backward" else (out,)
+
+        says = f"dnnl group_normalization, nchw, {lib.implementation(description)}, and dnnl_stream_wait"
+        return Contender(f"{NAME} nchw", "nchw", says, run, result)
 
     def blocked(self, nchw, layout, array: np.ndarray) -> np.ndarray:
         out = aligned(array.shape)

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import pages
 import quiet
 import record as records
+import targets
 from agree import check
 from case import Case
 from ops import OPS, Op
@@ -22,7 +23,7 @@ from show import show
 from timing import measure
 from yardstick import Yardstick
 
-PEERS = ("torch", "jax", "onednn")
+PEERS = ("torch", "compile", "jax", "onednn")
 
 
 def chosen(text: str, known: tuple[str, ...]) -> list[str]:
@@ -44,11 +45,15 @@ def arguments() -> argparse.Namespace:
     add("--shapes", type=lambda s: chosen(s, tuple(SETS)), help=f"of {', '.join(SETS)}, or all (the default)")
     add("--ops", type=lambda s: chosen(s, tuple(OPS)), default="all", help=f"of {', '.join(OPS)}, or all")
     add("--peers", type=lambda s: chosen(s, PEERS), default="all", help=f"of {', '.join(PEERS)}, or none")
+    add("--limit", action="store_true", help="what the table of targets asks for, and the table (targets.py)")
     add("--reps", type=int, help="exactly so many rounds per cell, instead of a time budget")
     add("--budget", type=float, help="seconds per cell (op, shape, mode); 2, or 0.2 with --quick")
     add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for every contender")
     add("--record", type=Path, default=records.TOP / "benches" / "record", help="folder for the JSON and the picture")
     args = parser.parse_args()
+    if args.limit:
+        args.ops = [name for name in args.ops if name in targets.OPS_NEEDED]
+        args.shapes = args.shapes or list(targets.SETS_NEEDED)
     args.ops = [OPS[name] for name in args.ops]
     measured = [name for name in SETS if any(name in op.row.sets for op in args.ops)]
     args.shapes = args.shapes or (measured[:1] if args.quick else measured)
@@ -162,7 +167,10 @@ def main() -> None:
     record["machine"]["load_after"] = os.getloadavg()[0]
     record["seconds"] = round(time.time() - start, 1)
     show(record, console)
-    what = "all" if args.shapes == list(SETS) and args.ops == list(OPS.values()) else "-".join(args.shapes)
+    if args.limit:
+        console.print(targets.table(record))
+    everything = args.shapes == list(SETS) and args.ops == list(OPS.values())
+    what = "limit" if args.limit else "all" if everything else "-".join(args.shapes)
     path = records.save(record, args.record, what + ("-quick" if args.quick else ""))
     from plot import draw_all  # late: matplotlib starts slowly and is needed by nothing else
 

@@ -92,6 +92,29 @@ def rows() -> Iterator[Shape]:
         yield Shape(dims)
 
 
+def layouts() -> Iterator[Shape]:
+    """The same bytes in 64 channels, as (N, C), and in one and three channels."""
+    for dims in ((32, 64, 56, 56), (32 * 56 * 56, 64), (32, 1, 448, 448), (32, 3, 259, 259)):
+        yield Shape(dims)
+
+
+def tiny() -> Iterator[Shape]:
+    """What a call costs from Python."""
+    for dims in ((8, 32, 8, 8), (32, 64)):
+        yield Shape(dims)
+
+
+def nothing() -> Iterator[Shape]:
+    """What a call costs without any work."""
+    yield Shape((2, 1))
+
+
+def in_cache() -> Iterator[Shape]:
+    """Large enough for threads, small enough for a last-level cache, with all that a backward touches."""
+    for dims in ((32, 64, 28, 28), (32, 256, 14, 14), (16, 64, 28, 28)):
+        yield Shape(dims)
+
+
 def styletransfer() -> Iterator[Shape]:
     """The instance norms of a network for fast style transfer, four pictures of 256×256."""
     for channels, side, count in ((32, 256, 2), (64, 128, 2), (128, 64, 11)):
@@ -123,4 +146,5 @@ def convolutions() -> Iterator[Shape]:
 
 SETS = {"resnet50": resnet50, "densenet121": densenet121, "groupnorm": groupnorm, "small": small, "mlp": mlp}
 SETS |= {"resnet50-three": resnet50_three, "residuals": residuals, "rows": rows}
+SETS |= {"layouts": layouts, "tiny": tiny, "nothing": nothing, "in-cache": in_cache}
 SETS |= {"styletransfer": styletransfer, "adain": adain, "weights": weights, "convolutions": convolutions}

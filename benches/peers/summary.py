@@ -9,7 +9,8 @@ from ops import OPS
 from quiet import BUSY
 
 OURS, LIMIT = "normkit", "yardstick"
-PEERS = ("PyTorch", "JAX", "oneDNN nchw", "oneDNN blocked", "normkit float32", "normkit unfused")
+PEERS = ("PyTorch", "torch.compile", "JAX", "oneDNN nchw", "oneDNN blocked")
+PEERS += ("normkit float32", "normkit unfused", "normkit one thread")
 TITLES = {op.name: op.title for op in OPS.values()}
 MODES = {"out": "reused output", "fresh": "fresh output"}
 NOISY = 0.25  # interquartile range ÷ median

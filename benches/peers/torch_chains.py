@@ -1,6 +1,6 @@
 """What PyTorch needs several calls for. Under the names that the code of the table (ops.py) uses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -11,12 +11,47 @@ like = torch.empty_like
 rms_norm = lambda x, w, eps: F.rms_norm(x, w.shape, w, eps)  # noqa: E731
 
 
-def autograd(function: Callable, *inputs: torch.Tensor, **constants) -> Callable:
+def autograd(function: Callable, *inputs: torch.Tensor, leaves: Iterable = (), **constants) -> Callable:
     """The backward alone, of a forward that has been run: where there is no kernel to call."""
     with torch.enable_grad():
-        leaves = [a.detach().requires_grad_() for a in inputs]
-        y = function(*leaves, **constants)
+        given = [a.detach().requires_grad_() for a in inputs]
+        y = function(*given, **constants)
+        leaves = [*given, *leaves]
     return lambda dy: torch.autograd.grad(y, leaves, dy, retain_graph=True)
+
+
+def compiled(function: Callable) -> Callable:
+    """By inductor, for shapes as they are: a new graph for each."""
+    torch._dynamo.reset()
+    torch._functorch.config.donated_buffer = False  # the graph is kept, as `autograd` does
+    return torch.compile(function, dynamic=False)
+
+
+def batch_norm(rm: torch.Tensor, rv: torch.Tensor, momentum: float, eps: float) -> Callable:
+    return lambda x, w, b: F.batch_norm(x, rm, rv, w, b, True, momentum, eps)
+
+
+def batch_norm_relu(rm: torch.Tensor, rv: torch.Tensor, momentum: float, eps: float) -> Callable:
+    """Batch norm + add + ReLU."""
+    return lambda x, w, b, residual: F.relu(F.batch_norm(x, rm, rv, w, b, True, momentum, eps) + residual)
+
+
+class Channels(torch.nn.BatchNorm1d):
+    """For any number of axes; PyTorch's classes differ in nothing else."""
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        pass
+
+
+def batch_norm_module(w: torch.Tensor, b: torch.Tensor) -> torch.nn.Module:
+    module = Channels(len(w))
+    module.weight.data, module.bias.data = w.clone(), b.clone()
+    return module
+
+
+def autograd_of_module(module: torch.nn.Module, x: torch.Tensor) -> Callable:
+    """The gradients of x and of the module's parameters."""
+    return autograd(lambda x, *_: module(x), x, leaves=module.parameters())
 
 
 def one(x: torch.Tensor) -> torch.Tensor:

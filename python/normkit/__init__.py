@@ -53,6 +53,7 @@ Layers:
 The process:
     set_num_threads, get_num_threads, num_threads: how many threads work.
     show_config: version, instruction set, threads, caches.
+    show_plans: how calls are carried out here, and why.
 
 Bad arguments raise ValueError (values, shapes) or TypeError (types, dtypes) that name the argument, what was expected
 and what was found; nothing of the caller's has changed then.
@@ -97,7 +98,7 @@ from normkit._normkit import (
     weight_norm,
     weight_norm_backward,
 )
-from normkit._process import num_threads, show_config
+from normkit._process import num_threads, show_config, show_plans
 from normkit.distributed import SyncBatchNorm
 from normkit.layers import (
     AdaptiveInstanceNorm,
@@ -161,6 +162,7 @@ __all__ = [
     "scaled_weight_standardization_backward",
     "set_num_threads",
     "show_config",
+    "show_plans",
     "spectral_norm",
     "spectral_norm_backward",
     "weight_norm",

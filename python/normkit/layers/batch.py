@@ -152,7 +152,8 @@ class BatchNorm(FusedLayer, RunningStatisticsLayer):
             out=out,
             **extras,
         )
-        if self.training and y.size and np.any(extras.get("mask", True)):
+        mask = extras.get("mask")
+        if self.training and y.size and (mask is None or np.any(mask)):
             self._count_batch()
         return y, cache
 

@@ -137,7 +137,8 @@ pub(crate) fn compute<T: Send>(
     }
 }
 
-fn core_error(function: &str, error: &Error) -> PyErr {
+/// An error of the core as Python's.
+pub(crate) fn core_error(function: &str, error: &Error) -> PyErr {
     if error.is_memory() {
         return PyMemoryError::new_err(format!("{function}: {error}"));
     }

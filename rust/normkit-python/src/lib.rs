@@ -36,7 +36,7 @@ mod _normkit {
     #[pymodule_export]
     use crate::moments::{Moments, moments};
     #[pymodule_export]
-    use crate::process::{config, get_num_threads, set_num_threads};
+    use crate::process::{config, get_num_threads, hear_plans, plans_heard, set_num_threads};
     #[pymodule_export]
     use crate::renorm::{BatchRenormCache, batch_renorm, batch_renorm_backward};
     #[pymodule_export]

@@ -4,7 +4,7 @@ use normkit::{Caches, Isa};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::arguments::{integer, value_error};
+use crate::arguments::{core_error, integer, value_error};
 
 /// Use n threads from now on, in the whole process. Results do not depend on it, to the bit.
 ///
@@ -57,7 +57,7 @@ pub(crate) fn get_num_threads() -> usize {
 pub(crate) fn config(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let config = PyDict::new(py);
     let caches = Caches::detect();
-    let isa = Isa::current().map_err(|error| pyo3::exceptions::PyValueError::new_err(error.to_string()))?;
+    let isa = Isa::current().map_err(|error| core_error("show_config", &error))?;
     config.set_item("version", env!("CARGO_PKG_VERSION"))?;
     config.set_item("isa", isa.name())?;
     config.set_item("isas", Isa::available().iter().map(|isa| isa.name()).collect::<Vec<_>>())?;
@@ -66,4 +66,16 @@ pub(crate) fn config(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     config.set_item("l2", caches.l2)?;
     config.set_item("l3", caches.l3)?;
     Ok(config)
+}
+
+/// From now on the plans of this thread's calls are kept.
+#[pyfunction(name = "_hear_plans")]
+pub(crate) fn hear_plans() {
+    normkit::hear_plans();
+}
+
+/// Those since then, as text; none are kept any more.
+#[pyfunction(name = "_plans_heard")]
+pub(crate) fn plans_heard() -> Vec<String> {
+    normkit::plans_heard()
 }

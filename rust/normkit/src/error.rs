@@ -31,20 +31,24 @@ impl Error {
     }
 }
 
+/// Room for `n` numbers, if there is memory for them.
+pub(crate) fn room<T>(n: usize) -> Result<Vec<T>> {
+    let mut room = Vec::new();
+    let failed = |_| Error::new(Error::MEMORY, format!("hold {n} numbers"), "not enough of it");
+    room.try_reserve_exact(n).map_err(failed)?;
+    Ok(room)
+}
+
 /// `n` zeros, or defaults, if there is memory for them.
 pub(crate) fn zeros<T: Clone + Default>(n: usize) -> Result<Vec<T>> {
-    let mut zeros = Vec::new();
-    let failed = |_| Error::new(Error::MEMORY, format!("hold {n} statistics"), "not enough of it");
-    zeros.try_reserve_exact(n).map_err(failed)?;
+    let mut zeros = room(n)?;
     zeros.resize(n, T::default());
     Ok(zeros)
 }
 
 /// All of these, if there is memory for them.
 pub(crate) fn gathered<T>(items: impl ExactSizeIterator<Item = T>) -> Result<Vec<T>> {
-    let mut all = Vec::new();
-    let failed = |_| Error::new(Error::MEMORY, format!("hold {} numbers", items.len()), "not enough of it");
-    all.try_reserve_exact(items.len()).map_err(failed)?;
+    let mut all = room(items.len())?;
     all.extend(items);
     Ok(all)
 }

@@ -17,6 +17,7 @@
 
 mod element;
 mod error;
+mod explain;
 mod kernels;
 pub mod layout;
 mod machine;
@@ -33,6 +34,7 @@ mod weights;
 
 pub use element::Element;
 pub use error::{Error, Result, shape_text};
+pub use explain::{hear_plans, plans_heard};
 pub use kernels::activation::Activation;
 pub use machine::Caches;
 pub use moments::Moments;
@@ -45,7 +47,7 @@ pub use norms::{
     update_running,
 };
 pub use parallel::{MOST_THREADS, num_threads, set_num_threads};
-pub use simd::{Isa, IsaError, Real, force as force_isa};
+pub use simd::{Isa, Real, force as force_isa};
 pub use tensor::{Tensor, TensorMut, overlaps_in_units, overlaps_itself};
 pub use weights::{
     BatchNormOf, ConvOf, SingularTriple, Standardized, fold_conv_bn, scaled_weight_standardization,

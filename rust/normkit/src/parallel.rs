@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use rayon_core::{ThreadPool, ThreadPoolBuilder};
 
+use crate::error::Result;
+
 /// Threads to use; 0 = not decided yet.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
@@ -81,8 +83,8 @@ impl Desk {
         seat
     }
 
-    /// Does `work`, which must not panic, with up to `others` workers of the pool. For the call that has the desk.
-    fn share<F: Fn() + Sync>(&self, pool: &'static Pool, others: usize, work: &F) {
+    /// Does `own` while up to `others` workers of the pool do `work`; neither may panic. For the call that has the desk.
+    fn share<F: Fn() + Sync>(&self, pool: &'static Pool, others: usize, work: &F, own: impl FnOnce()) {
         unsafe fn call<F: Fn()>(closure: *const ()) {
             // SAFETY: made from `&F` below, which outlives every visit.
             unsafe { (*closure.cast::<F>())() }
@@ -92,7 +94,7 @@ impl Desk {
         unsafe { *self.work.get() = Some((call::<F>, std::ptr::from_ref(work).cast())) };
         self.seats.store(others, Ordering::SeqCst);
         pool.wake(others);
-        work();
+        own();
         self.seats.store(0, Ordering::SeqCst);
         let mut turns = 0u32;
         while self.here.load(Ordering::SeqCst) > 0 {
@@ -221,20 +223,22 @@ fn forget_pool_in_children() {}
 
 /// Runs `task(0)`, …, `task(tasks - 1)` on up to `threads` threads; `state` is made once for each of them, and `last` is
 /// called with it after its thread's last task. A panic reaches the caller after all threads have stopped.
+/// # Errors
+/// The calling thread's state cannot be made; no task has begun then. A worker without a state takes no tasks.
 pub(crate) fn run<W>(
     threads: usize,
     tasks: usize,
-    state: impl Fn() -> W + Sync,
+    state: impl Fn() -> Result<W> + Sync,
     task: impl Fn(usize, &mut W) + Sync,
     last: impl Fn(&mut W) + Sync,
-) {
+) -> Result<()> {
+    let mut own = state()?;
     let threads = threads.min(tasks);
     let pool = if threads > 1 { pool(num_threads().max(threads)) } else { None };
     let Some((pool, desk)) = pool.and_then(|pool| Some((pool, pool.desk()?))) else {
-        let mut state = state();
-        (0..tasks).for_each(|i| task(i, &mut state));
-        last(&mut state);
-        return;
+        (0..tasks).for_each(|i| task(i, &mut own));
+        last(&mut own);
+        return Ok(());
     };
     let queues: [Queue; QUEUES] = Default::default();
     let queues = &queues[..threads.min(QUEUES)];
@@ -243,30 +247,38 @@ pub(crate) fn run<W>(
         queue.0.store(q * tasks / queues.len(), Ordering::Relaxed);
     }
     let (arrived, stop, panicked) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(None));
-    desk.share(pool, threads - 1, &|| {
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            let first = arrived.fetch_add(1, Ordering::Relaxed);
-            let mut state = state();
-            for q in (0..queues.len()).map(|i| (first + i) % queues.len()) {
-                loop {
-                    let i = queues[q].0.fetch_add(1, Ordering::Relaxed);
-                    if i >= end(q) || stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    task(i, &mut state);
+    let take = |state: &mut W| {
+        let first = arrived.fetch_add(1, Ordering::Relaxed);
+        for q in (0..queues.len()).map(|i| (first + i) % queues.len()) {
+            loop {
+                let i = queues[q].0.fetch_add(1, Ordering::Relaxed);
+                if i >= end(q) || stop.load(Ordering::Relaxed) {
+                    break;
                 }
+                task(i, state);
             }
-            last(&mut state);
-        }));
-        if let Err(payload) = result {
+        }
+        last(state);
+    };
+    let guarded = |work: &mut dyn FnMut()| {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
             stop.store(true, Ordering::Relaxed);
             *panicked.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(payload);
         }
-    });
+    };
+    let others = || {
+        guarded(&mut || {
+            if let Ok(mut state) = state() {
+                take(&mut state);
+            }
+        });
+    };
+    desk.share(pool, threads - 1, &others, || guarded(&mut || take(&mut own)));
     desk.taken.store(false, Ordering::Release);
     if let Some(payload) = panicked.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
         resume_unwind(payload);
     }
+    Ok(())
 }
 
 /// A slice whose disjoint parts are written by different threads.

@@ -23,12 +23,20 @@ const CHUNK_ROWS: usize = 256;
 /// A statistic has at most about this many partial results, so that they are O(C) in number.
 const CHUNKS: usize = 64;
 /// Inputs smaller than this are not worth waking a thread for.
-const PARALLEL_BYTES: usize = 512 << 10;
+pub(crate) const PARALLEL_BYTES: usize = 512 << 10;
 /// Tasks take so many bytes of what they read, or this share of the second-level cache, if that is less: the rest is for
 /// what they write, and for what the processor fetches ahead.
 const SLAB: usize = 128 << 10;
 /// See [`SLAB`].
 const SLABS: usize = 8;
+
+/// Outputs are stored past the caches if they are so many times the last of them, as what comes next finds nothing of
+/// them there anyway,…
+pub(crate) const STREAM: usize = 4;
+/// …and so many threads write. That spares reading each line before it is written, which is a gain where memory has no
+/// more to give. A few threads wait for single lines, and asking for these ahead is worth more (see `benches/record`:
+/// with two threads 35 ms against 43 for 400 MB).
+pub(crate) const MANY: usize = 8;
 
 /// Parts that samples are divided into, each with sums of parameter gradients of its own.
 const SAMPLE_PARTS: usize = 16;
@@ -75,6 +83,13 @@ impl Cut {
         let row = i / self.segments * self.chunk_rows;
         let column = i % self.segments * self.segment;
         (row..(row + self.chunk_rows).min(grid.rows), column..(column + self.segment).min(grid.len))
+    }
+
+    /// The most elements that are used at a time: what operands that are not used in place are copied to.
+    pub(crate) fn most(&self, grid: &Grid) -> usize {
+        let rows = if grid.lines { tile_statistics(grid) } else { self.block_rows };
+        let columns = if grid.columns { columns_at_once(grid) } else { self.block.min(grid.len) };
+        rows.min(grid.rows) * columns
     }
 
     /// The rows of a chunk, block by block.
@@ -143,7 +158,7 @@ impl Plan {
     pub fn new(work: &Work, threads: usize, caches: &Caches) -> Plan {
         let grid = &work.grid;
         let threads = if work.read < PARALLEL_BYTES { 1 } else { threads };
-        let stream = stream(work.written, caches);
+        let stream = threads >= MANY && work.written >= STREAM * caches.last_or_common();
         let all = grid.statistics() / work.parts;
         let per_sample = all / work.samples;
         let each = (work.read / all).max(1); // bytes
@@ -185,15 +200,13 @@ pub(crate) fn tile_statistics(grid: &Grid) -> usize {
     (if most >= lines { most / lines * lines } else { most }).min(grid.width)
 }
 
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
+/// The most columns of a run that are taken at a time.
+pub(crate) fn columns_at_once(grid: &Grid) -> usize {
+    if grid.repeat == 1 { tile_statistics(grid) * grid.fold } else { grid.len }
 }
 
-/// Whether an output of this size is stored past the caches. That spares reading each line before it is written, and
-/// where it is a gain at all it is one for outputs that leave the last level. On the machines measured last (see
-/// `benches/record`) it was none below several times that.
-fn stream(written: usize, caches: &Caches) -> bool {
-    written >= 4 * caches.last_or_common()
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// How many parts `samples` are divided into; depends on nothing else, as each has sums of its own.

@@ -264,30 +264,36 @@ pub(crate) fn moments_columns<T: Real, S: Simd<T>>(
     }
     squares_about(s, x, pattern, [at, means, sums, squares, lost]);
     let mut wrong = false;
-    for (w, into) in into.iter_mut().enumerate() {
-        let (sum, squares) = (pattern.sum(sums, w), pattern.sum(squares, w));
-        let good = if squares == 0.0 {
-            columns_of(x, pattern, w).all(|x| x == means[w])
-        } else {
-            close(count, sum, squares) && trusted::<T>(squares)
-        };
-        if good {
-            *into = into.merge(MomentSums { count, at: means[w].to_f64(), sum, squares });
-        } else {
-            wrong = true;
+    for part in pattern.parts() {
+        let (sums, squares) = (pattern.sums(sums, part.start), pattern.sums(squares, part.start));
+        for (w, (sum, squares)) in part.zip(sums.into_iter().zip(squares)) {
+            let good = if squares == 0.0 {
+                columns_of(x, pattern, w).all(|x| x == means[w])
+            } else {
+                close(count, sum, squares) && trusted::<T>(squares)
+            };
+            if good {
+                into[w] = into[w].merge(MomentSums { count, at: means[w].to_f64(), sum, squares });
+            } else {
+                wrong = true;
+            }
         }
     }
     if wrong {
         rough_means(s, x, pattern, [at, means, sums]);
         squares_about(s, x, pattern, [at, means, sums, squares, lost]);
-        // The others have counted this block.
-        for (w, into) in into.iter_mut().enumerate().filter(|(_, into)| into.count == before) {
-            let (sum, squares) = (pattern.sum(sums, w), pattern.sum(squares, w));
-            *into = into.merge(if trusted::<T>(squares) {
-                MomentSums { count, at: means[w].to_f64(), sum, squares }
-            } else {
-                moments_wide(columns_of(x, pattern, w))
-            });
+        for part in pattern.parts() {
+            let (sums, squares) = (pattern.sums(sums, part.start), pattern.sums(squares, part.start));
+            for (w, (sum, squares)) in part.zip(sums.into_iter().zip(squares)) {
+                // The others have counted this block.
+                if into[w].count == before {
+                    into[w] = into[w].merge(if trusted::<T>(squares) {
+                        MomentSums { count, at: means[w].to_f64(), sum, squares }
+                    } else {
+                        moments_wide(columns_of(x, pattern, w))
+                    });
+                }
+            }
         }
     }
 }
@@ -307,8 +313,11 @@ fn rough_means<T: Real, S: Simd<T>>(s: S, x: Tile<T>, pattern: Pattern, [at, mea
         #[inline(always)]
         |[x], [at]| [s.sub(x, at)],
     );
-    for w in 0..pattern.width {
-        means[w] = T::from_f64(at[w * pattern.fold].to_f64() + pattern.sum(sums, w) / count);
+    for part in pattern.parts() {
+        let sums = pattern.sums(sums, part.start);
+        for (w, sum) in part.zip(sums) {
+            means[w] = T::from_f64(at[w * pattern.fold].to_f64() + sum / count);
+        }
     }
 }
 
@@ -493,15 +502,18 @@ pub(crate) fn gradient_columns<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usiz
             [dz, s.mul(dz, flow.deviation(s, operands, along))]
         },
     );
-    for w in 0..pattern.width {
-        let block = GradSums { dy: pattern.sum(sums, w), dot: pattern.sum(dots, w) };
-        let first = w * pattern.fold;
-        let cell = Affine { mean: mean[first], scale: scale[first], shift: shift[first] };
-        let all = || (0..pattern.repeat).flat_map(move |p| elements(tiles, pattern.run(p, w)));
-        let zero =
-            || all().all(|of| flow.wide(of, cell) == 0.0) || all().all(|of| flow.wide_deviation(of, cell) == 0.0);
-        let good = block.dy.is_finite() && (trusted::<T>(block.dot) || (block.dot == 0.0 && zero()));
-        add(w, if good { block } else { gradient_wide(all(), cell, flow) });
+    for part in pattern.parts() {
+        let (sums, dots) = (pattern.sums(sums, part.start), pattern.sums(dots, part.start));
+        for (w, (dy, dot)) in part.zip(sums.into_iter().zip(dots)) {
+            let block = GradSums { dy, dot };
+            let first = w * pattern.fold;
+            let cell = Affine { mean: mean[first], scale: scale[first], shift: shift[first] };
+            let all = || (0..pattern.repeat).flat_map(move |p| elements(tiles, pattern.run(p, w)));
+            let zero =
+                || all().all(|of| flow.wide(of, cell) == 0.0) || all().all(|of| flow.wide_deviation(of, cell) == 0.0);
+            let good = block.dy.is_finite() && (trusted::<T>(block.dot) || (block.dot == 0.0 && zero()));
+            add(w, if good { block } else { gradient_wide(all(), cell, flow) });
+        }
     }
 }
 

@@ -133,11 +133,11 @@ fn training<E: Element>(
     let [residual, mask] = extras.strides(&x.strides);
     let make = if extras.mask.is_some() { plain_grid } else { grid };
     let (grid, [from, to, residual, mask]) = make(&x.shape, &kept, [&x.strides, &y.strides, residual, mask]);
-    let x = Input::new(x, &from);
+    let x = Input::<E::Compute>::new(x, &from);
     let out = Output::new(y, &to);
     let beside = extras.inputs(&residual, &mask);
     let slots = [&mut statistics.mean, &mut statistics.var, &mut statistics.rstd].map(|slots| Slots::new(slots));
-    let rule = |c: usize, m: Moments, cells: &mut [Affine<E::Compute>]| {
+    let rule = |c: usize, m: Moments| {
         let var = if m.count == 0.0 { 0.0 } else { m.var(0.0) };
         let rstd = rstd(var, eps);
         let [means, vars, rstds] = slots;
@@ -145,7 +145,7 @@ fn training<E: Element>(
         vars.set(c, var);
         rstds.set(c, rstd);
         let (weight, bias) = parameters(c, m.mean, var);
-        cells[0] = Affine::new(m.mean, weight * rstd, bias);
+        move |_| Affine::new(m.mean, weight * rstd, bias)
     };
     let mask = extras.mask.as_ref().map(|of| Input::mask(of, &mask));
     Forward { grid, x: x.clone(), mask, cells_grid: grid, cells_x: x, beside, out, cells: 1, samples: 1 }
@@ -291,13 +291,13 @@ pub fn batch_norm_fused_backward<E: Element, R: Element>(
         make(&x.shape, &kept, [&x.strides, &dy.strides, &dx.strides, residual, mask, second]);
     let count = extras.count(&x.shape, axis).max(1) as f64;
     let (dweight, dbias) = (Slots::new(&mut gradients.weight), Slots::new(&mut gradients.bias));
-    let rule = |c: usize, sums: &[GradSums], cells: &mut [GradAffine<E::Compute>]| {
+    let rule = |c: usize, sums: &[GradSums]| {
         // About the exact mean.
         let sums = sums[0].about::<E::Compute>(mean[c]);
         dweight.set(c, sums.dot * rstd[c]);
         dbias.set(c, sums.dy);
         let a = parameter(weight, c, 1.0) * rstd[c];
-        cells[0] = gradient(mean[c], rstd[c], a, sums, count);
+        move |_| gradient::<E::Compute>(mean[c], rstd[c], a, sums, count)
     };
     Backward {
         grid,

@@ -135,7 +135,7 @@ pub fn group_norm_fused<E: Element>(
     let (cells_grid, [along, to, residual]) =
         grid(&whole, &keep(whole.len(), [0, axis]), [x_strides, y_strides, residual_strides]);
     let slots = [&mut statistics.mean, &mut statistics.var, &mut statistics.rstd].map(|slots| Slots::new(slots));
-    let rule = |t: usize, m: Moments, cells: &mut [Affine<E::Compute>]| {
+    let rule = |t: usize, m: Moments| {
         let var = m.var(ddof);
         let rstd = rstd(var, eps);
         let [means, vars, rstds] = slots;
@@ -143,9 +143,9 @@ pub fn group_norm_fused<E: Element>(
         vars.set(t, var);
         rstds.set(t, rstd);
         let first = if per_sample { t } else { t % groups } * width;
-        for (i, cell) in cells.iter_mut().enumerate() {
+        move |i| {
             let c = first + i;
-            *cell = Affine::new(m.mean, parameter(weight, c, 1.0) * rstd, parameter(bias, c, 0.0));
+            Affine::<E::Compute>::new(m.mean, parameter(weight, c, 1.0) * rstd, parameter(bias, c, 0.0))
         }
     };
     Forward {
@@ -258,7 +258,7 @@ pub fn group_norm_fused_backward<E: Element, R: Element>(
         let part = samples.div_ceil(parts);
         // The first parameter of group t.
         let first = |t: usize| if per_sample { t } else { t % groups } * width;
-        let rule = |t: usize, sums: &[GradSums], cells: &mut [GradAffine<E::Compute>]| {
+        let rule = |t: usize, sums: &[GradSums]| {
             let (mean, rstd, first) = (mean[t], rstd[t], first(t));
             let slot = if per_sample { first } else { t / groups / part * channels + first };
             let (dweight, dbias) = (dweight.part(slot..slot + width), dbias.part(slot..slot + width));
@@ -274,10 +274,8 @@ pub fn group_norm_fused_backward<E: Element, R: Element>(
             }
             let b = -rstd * rstd * dot / (count - ddof);
             let c = -rstd * dy / count;
-            let alike = GradAffine::new(mean, rstd, 0.0, b, c);
-            for (i, cell) in cells.iter_mut().enumerate() {
-                *cell = GradAffine { a: Real::from_f64(parameter(weight, i, 1.0) * rstd), ..alike };
-            }
+            let alike = GradAffine::<E::Compute>::new(mean, rstd, 0.0, b, c);
+            move |i| GradAffine { a: Real::from_f64(parameter(weight, i, 1.0) * rstd), ..alike }
         };
         Backward {
             grid,

@@ -1,11 +1,11 @@
 //! From a norm's rule to the passes that carry it out: with or without an activation, a residual, a mask.
 
-use super::{ParameterGradients, plan};
+use super::{ParameterGradients, plan, plan_application};
 use crate::Element;
 use crate::element::Source;
 use crate::error::{Error, Result, gathered, shape_text, zeros};
 use crate::kernels::activation::Activation;
-use crate::kernels::apply::{Affine, Coefficients, Fused, GradAffine, GradFused, Scale};
+use crate::kernels::apply::{Affine, Fused, GradAffine, GradFused, Scale};
 use crate::kernels::reduce::{GradSums, MomentSums};
 use crate::layout::{Grid, Walk};
 use crate::moments::Moments;
@@ -133,24 +133,28 @@ pub(super) struct Forward<'a, T> {
 }
 
 impl<T: Passes> Forward<'_, T> {
-    /// `rule` gives the affine maps of the cells of statistic t.
-    pub(super) fn run(self, isa: Isa, rule: impl Fn(usize, Moments, &mut [Affine<T>]) + Sync) -> Result<()> {
+    /// `rule` gives the affine map of each cell of statistic t, by the cell's number.
+    pub(super) fn run<F: Fn(usize) -> Affine<T>>(
+        self,
+        isa: Isa,
+        rule: impl Fn(usize, Moments) -> F + Sync,
+    ) -> Result<()> {
         let Forward { grid, x, mask, cells_grid, cells_x, beside, out, cells, samples } = self;
         let bytes = grid.statistics() * grid.count() * x.element_size();
         let plan = plan(&Work { grid, parts: 1, samples, read: bytes, written: bytes });
         let reduce = Reduction { grid, inputs: [x], known: &unknown, activation: Activation::Identity, mask };
         let Beside { activation, residual, mask } = beside;
         if activation == Activation::Identity && residual.is_none() {
-            let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<T>]| rule(t, m[0].moments(), cells);
+            let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<T>]| {
+                let of = rule(t, m[0].moments());
+                cells.iter_mut().enumerate().for_each(|(i, cell)| *cell = of(i));
+            };
             let apply = Some(Application { grid: cells_grid, inputs: [cells_x], out, second: None, mask });
             return T::forward(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan);
         }
         let rule = |t: usize, m: &[MomentSums], cells: &mut [Fused<T>]| {
-            let mut of = vec![Affine::EMPTY; cells.len()];
-            rule(t, m[0].moments(), &mut of);
-            for (cell, of) in cells.iter_mut().zip(of) {
-                *cell = Fused { cell: of, activation };
-            }
+            let of = rule(t, m[0].moments());
+            cells.iter_mut().enumerate().for_each(|(i, cell)| *cell = Fused { cell: of(i), activation });
         };
         match residual {
             None => {
@@ -176,7 +180,7 @@ pub(super) fn affine<T: Passes>(
     isa: Isa,
 ) -> Result<()> {
     let bytes = grid.statistics() * grid.count() * x.element_size();
-    let plan = plan(&Work { grid, parts: 1, samples: 1, read: bytes, written: bytes });
+    let plan = plan_application(&Work { grid, parts: 1, samples: 1, read: bytes, written: bytes });
     let Beside { activation, residual, mask } = beside;
     if activation == Activation::Identity && residual.is_none() {
         return T::affine(&Application { grid, inputs: [x], out, second: None, mask }, isa, &plan, &cells);
@@ -210,8 +214,12 @@ pub(super) struct Backward<'a, T> {
 }
 
 impl<T: Passes> Backward<'_, T> {
-    /// `rule` gives the coefficients of the cells of statistic t by their sums.
-    pub(super) fn run(self, isa: Isa, rule: impl Fn(usize, &[GradSums], &mut [GradAffine<T>]) + Sync) -> Result<()> {
+    /// `rule` gives the coefficients of each cell of statistic t, by the cells' sums and the cell's number.
+    pub(super) fn run<F: Fn(usize) -> GradAffine<T>>(
+        self,
+        isa: Isa,
+        rule: impl Fn(usize, &[GradSums]) -> F + Sync,
+    ) -> Result<()> {
         let Backward { grid, x, dy, beside, known, out, second, cells, samples, frozen } = self;
         let elements = grid.statistics() * grid.count();
         let read = elements * (x.element_size() + dy.element_size());
@@ -223,26 +231,25 @@ impl<T: Passes> Backward<'_, T> {
         if activation == Activation::Identity && second.is_none() {
             let reduce = Reduction { grid, inputs: [x.clone(), dy.clone()], known, activation, mask: masked };
             if frozen {
-                let rule = |t: usize, sums: &[GradSums], cells: &mut [Scale<T>]| {
-                    let mut full = [<GradAffine<T> as Coefficients<T, 2, 5>>::NONE; 1];
-                    rule(t, sums, &mut full);
-                    cells[0] = Scale(full[0].a);
-                };
+                let rule = |t: usize, sums: &[GradSums], cells: &mut [Scale<T>]| cells[0] = Scale(rule(t, sums)(0).a);
                 let apply = Some(Application { grid, inputs: [dy], out, second, mask });
                 let pass = Pass { reduce, parts: cells, apply, cells, samples, rule: &rule };
                 return T::backward_frozen(&pass, isa, &plan);
             }
+            let rule = |t: usize, sums: &[GradSums], cells: &mut [GradAffine<T>]| {
+                let of = rule(t, sums);
+                cells.iter_mut().enumerate().for_each(|(i, cell)| *cell = of(i));
+            };
             let apply = Some(Application { grid, inputs: [x, dy], out, second, mask });
             return T::backward(&Pass { reduce, parts: cells, apply, cells, samples, rule: &rule }, isa, &plan);
         }
         let fused = |t: usize, sums: &[GradSums], out: &mut [GradFused<T>]| {
-            let mut grads = vec![<GradAffine<T> as Coefficients<T, 2, 5>>::NONE; out.len()];
-            rule(t, sums, &mut grads);
-            let mut maps = vec![Affine::EMPTY; cells];
-            known(t * cells, &mut maps);
-            for ((out, grad), map) in out.iter_mut().zip(grads).zip(maps) {
-                let Affine { mean: _, scale, shift } = map;
-                *out = GradFused { grad, scale, shift, activation, frozen };
+            let of = rule(t, sums);
+            for (i, out) in out.iter_mut().enumerate() {
+                let mut map = [Affine::EMPTY];
+                known(t * cells + i, &mut map);
+                let [Affine { mean: _, scale, shift }] = map;
+                *out = GradFused { grad: of(i), scale, shift, activation, frozen };
             }
         };
         match residual {
@@ -301,7 +308,7 @@ impl BackwardRuns<'_> {
         };
         let gradients = [Slots::new(&mut dweight), Slots::new(&mut dbias)];
         let pass = Runs { grid, runs, fold, inputs, weight, out, known: &known, rule: &rule, gradients };
-        T::runs(&pass, isa, &plan);
+        T::runs(&pass, isa, &plan)?;
         Ok(ParameterGradients { weight: sum_parts(dweight, all), bias: sum_parts(dbias, all) })
     }
 }

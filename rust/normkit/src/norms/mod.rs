@@ -21,6 +21,7 @@ pub use mechanics::{Extras, Operand};
 pub use moments::{MomentsOf, moments};
 
 use crate::error::{Error, Result, shape_text, zeros};
+use crate::explain::hear;
 use crate::machine::Caches;
 use crate::parallel::num_threads;
 use crate::plan::{Plan, Work};
@@ -104,10 +105,22 @@ fn parameter(values: Option<&[f64]>, c: usize, default: f64) -> f64 {
 
 /// The instruction set in force.
 pub(crate) fn isa() -> Result<Isa> {
-    Isa::current().map_err(|error| Error::new("NORMKIT_ISA", "name an instruction set of this machine", error))
+    Isa::current()
 }
 
 /// The plan for this work on this machine.
 pub(crate) fn plan(work: &Work) -> Plan {
-    Plan::new(work, num_threads(), &Caches::detect())
+    planned(work, false)
+}
+
+/// The same where nothing is reduced, as the coefficients are given.
+pub(crate) fn plan_application(work: &Work) -> Plan {
+    planned(work, true)
+}
+
+fn planned(work: &Work, given: bool) -> Plan {
+    let caches = Caches::detect();
+    let plan = Plan::new(work, num_threads(), &caches);
+    hear(work, &plan, &caches, given);
+    plan
 }

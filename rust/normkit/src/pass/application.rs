@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::stages::{Stages, tiles};
-use super::{Piece, Room, State, columns_of, pieces};
+use super::{Needs, Piece, Room, State, columns_of, pieces};
 use crate::error::{Result, gathered};
 use crate::kernels::Pattern;
 use crate::kernels::apply::{Coefficients, apply_columns, apply_lines, apply_rows};
@@ -26,6 +26,11 @@ pub struct Application<'a, T, const K: usize> {
 }
 
 impl<T: Real, const K: usize> Application<'_, T, K> {
+    /// What a thread needs for it.
+    pub(super) fn needs(&self) -> Needs {
+        Needs::of(&self.grid, &self.inputs, self.mask.is_some(), [Some(&self.out), self.second.as_ref()])
+    }
+
     /// Cells from start to end, last first: what was read last is still in cache.
     /// # Safety
     /// No other thread touches these cells' elements of the output meanwhile.
@@ -82,10 +87,12 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         // Short chunks are taken several at a time.
         let each = (all * TASK / (self.grid.statistics() * self.grid.count()).max(1)).clamp(1, all.max(1));
         let repeats = coefficients.len() < self.grid.statistics();
+        let mut needs = self.needs();
+        needs.coefficients = if repeats { needs.cells } else { 0 };
         run(
             plan.threads,
             all.div_ceil(each),
-            State::<T, (), C>::new,
+            || State::<T, (), C>::new(&needs),
             |task, state| {
                 let State { scratch, stages, outputs, coefficients: repeated, .. } = state;
                 for task in task * each..(task * each + each).min(all) {
@@ -107,8 +114,7 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
                 }
             },
             |_| (),
-        );
-        Ok(())
+        )
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::statistic::Statistic;
 use super::{Pass, State};
 use crate::kernels::apply::{Affine, Coefficients, splat};
-use crate::simd::{Follower, Isa, Kernel, Real, Simd, Tile, Waiting};
+use crate::simd::{Isa, Kernel, Lines, LinesMut, Lockstep, Real, Simd, Waiting};
 use crate::view::Input;
 
 /// Bytes that are reduced at a time, if they are a statistic at least: so few that they are still in the first-level
@@ -29,6 +29,11 @@ where
         reduce.grid.lines && apply.grid.lines && direct
     }
 
+    /// Statistics that are taken at a time.
+    pub(super) fn step(&self) -> usize {
+        (STEP / (self.parts * self.reduce.grid.len * size_of::<T>() * K)).max(1)
+    }
+
     /// Takes statistics. The last of them are pending then.
     pub(super) fn take_lines(&self, isa: Isa, range: Range<usize>, state: &mut State<T, A::Total, C>) {
         T::dispatch(isa, TakeLines { pass: self, range, state });
@@ -39,15 +44,28 @@ where
         self.take_lines(isa, 0..0, state);
     }
 
-    /// The cells of these statistics, which wait for their coefficients to be applied.
+    /// What is reduced for these statistics.
     #[inline(always)]
-    fn waiting<'w>(&'w self, t: Range<usize>, of: &'w [C]) -> Option<Waiting<'w, T, C, L>> {
+    fn reduced(&self, t: &Range<usize>) -> [Lines<'_, T>; K] {
+        let (lines, run) = (t.start * self.parts..t.end * self.parts, 0..self.reduce.grid.len);
+        self.reduce.inputs.each_ref().map(
+            #[inline(always)]
+            |input| input.direct(0, &lines, &run).expect(DIRECT).rows_as_lines(),
+        )
+    }
+
+    /// What their coefficients are applied to.
+    #[inline(always)]
+    fn applied(&self, t: &Range<usize>) -> Option<([Lines<'_, T>; L], LinesMut<'_, T>)> {
         let apply = self.apply.as_ref()?;
         let (lines, run) = (t.start * self.cells..t.end * self.cells, 0..apply.grid.len);
-        let tiles = apply.inputs.each_ref().map(|input| input.direct(0, &lines, &run).expect(DIRECT));
+        let inputs = apply.inputs.each_ref().map(
+            #[inline(always)]
+            |input| input.direct(0, &lines, &run).expect(DIRECT).rows_as_lines(),
+        );
         // SAFETY: tasks have different samples or different statistics, hence different cells.
-        let out = unsafe { apply.out.tile(0, &lines, &run) }.expect(DIRECT);
-        Some(Waiting { lines: tiles.map(Tile::rows_as_lines), out: out.rows_as_lines(), of })
+        let out = unsafe { apply.out.tile(0, &lines, &run) }.expect(DIRECT).rows_as_lines();
+        Some((inputs, out))
     }
 }
 
@@ -70,32 +88,42 @@ where
         let TakeLines { pass, range, state } = self;
         let State { scratch, totals, coefficients, pending, waiting, .. } = state;
         let Pass { reduce, parts, cells, .. } = pass;
-        let bytes = parts * reduce.grid.len * size_of::<T>() * K;
-        let mut steps = range.clone().step_by((STEP / bytes).max(1));
+        let each = pass.step();
+        // Where things are is found out once for all steps.
+        let (all, mut applied) = (pass.reduced(&range), pass.applied(&range));
+        let of_step =
+            |step: &Range<usize>, parts: usize| (step.start - range.start) * parts..(step.end - range.start) * parts;
+        let mut earlier = pending.take().and_then(|range| pass.applied(&range));
+        let mut before: Option<Range<usize>> = None;
+        let mut steps = range.clone().step_by(each).map(|t| t..(t + each).min(range.end));
         loop {
-            let step = steps.next().map(|t| t..(t + (STEP / bytes).max(1)).min(range.end));
-            let mut before = pending.take().and_then(|range| pass.waiting(range, waiting));
-            let mut follower = Follower::new(
+            let step = steps.next();
+            let waits = match &before {
+                Some(step) => applied.as_mut().map(|(inputs, out)| {
+                    let lines = of_step(step, *cells);
+                    (inputs.map(|of| of.part(lines.clone())), out.part(lines))
+                }),
+                None => earlier.take(),
+            };
+            let waits = waits.map(|(lines, out)| Waiting { lines, out, of: waiting });
+            let mut behind = Lockstep::new(
                 s,
-                C::NONE,
-                || before.take(),
+                waits,
                 #[inline(always)]
                 |cell| splat(s, cell),
                 #[inline(always)]
                 |operands, coefficients| C::NONE.of(s, operands, coefficients),
             );
             if let Some(step) = &step {
-                let lines = step.start * parts..step.end * parts;
+                let lines = of_step(step, *parts);
                 totals.clear();
                 totals.resize(lines.len(), A::Total::default());
                 scratch.known.resize(lines.len(), Affine::EMPTY);
-                (reduce.known)(lines.start, &mut scratch.known);
-                let tiles =
-                    reduce.inputs.each_ref().map(|input| input.direct(0, &lines, &(0..reduce.grid.len)).expect(DIRECT));
-                let lines = tiles.map(Tile::rows_as_lines);
-                A::lines(s, lines, &scratch.known, reduce.activation, totals, &mut follower);
+                (reduce.known)(step.start * parts, &mut scratch.known);
+                let lines = all.map(|of| of.part(lines.clone()));
+                A::lines(s, lines, &scratch.known, reduce.activation, totals, &mut behind);
             }
-            follower.finish();
+            behind.finish();
             // At the end what was taken last stays pending; without anything to take, nothing does.
             let Some(step) = step else { return };
             coefficients.resize(step.len() * cells, C::NONE);
@@ -103,11 +131,11 @@ where
                 (pass.rule)(t, &totals[i * parts..(i + 1) * parts], &mut coefficients[i * cells..(i + 1) * cells]);
             }
             std::mem::swap(coefficients, waiting);
-            let last = step.end == range.end;
-            *pending = Some(step);
-            if last {
+            if step.end == range.end {
+                *pending = Some(step);
                 return;
             }
+            before = Some(step);
         }
     }
 }

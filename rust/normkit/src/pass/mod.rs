@@ -7,6 +7,7 @@ mod application;
 mod lines;
 mod passes;
 mod reduction;
+mod room;
 mod runs;
 mod stages;
 mod statistic;
@@ -18,45 +19,16 @@ use application::Pending;
 pub use passes::Passes;
 pub use reduction::Reduction;
 use reduction::Share;
+use room::{Needs, Room, State};
 pub use runs::Runs;
 pub use statistic::{Known, OfAffine, OfFused, OfInner, OfParameters, Statistic, SumsOf};
 
 use crate::error::{Result, gathered, zeros};
 use crate::kernels::apply::Coefficients;
-use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
 use crate::parallel::{Disjoint, run};
 use crate::plan::{Cut, Plan, Schedule, sample_parts, tile_statistics};
 use crate::simd::{Isa, Real};
-use stages::Stages;
-
-/// What a thread keeps from task to task.
-struct State<T, A, C> {
-    scratch: Scratch<T>,
-    stages: Stages<T>,
-    outputs: [Vec<T>; 2],
-    chunk: Vec<A>,
-    totals: Vec<A>,
-    coefficients: Vec<C>,
-    /// Cells that have their coefficients and wait to be applied, and these.
-    pending: Option<Range<usize>>,
-    waiting: Vec<C>,
-}
-
-impl<T, A, C> State<T, A, C> {
-    fn new() -> Self {
-        State {
-            scratch: Scratch::new(),
-            stages: Stages::new(),
-            outputs: [Vec::new(), Vec::new()],
-            chunk: Vec::new(),
-            totals: Vec::new(),
-            coefficients: Vec::new(),
-            pending: None,
-            waiting: Vec::new(),
-        }
-    }
-}
 
 /// A kept position, and statistics of its runs.
 type Piece = (usize, Range<usize>);
@@ -84,14 +56,6 @@ fn pieces(
 #[inline(always)]
 fn columns_of(grid: &Grid, w: &Range<usize>) -> Range<usize> {
     if grid.columns && grid.repeat == 1 { w.start * grid.fold..w.end * grid.fold } else { 0..grid.len }
-}
-
-/// What a task needs beyond its operands: the instruction set and room to work in.
-struct Room<'w, T> {
-    isa: Isa,
-    scratch: &'w mut Scratch<T>,
-    stages: &'w mut Stages<T>,
-    outputs: &'w mut [Vec<T>; 2],
 }
 
 /// A norm's own part: from what was reduced for statistic t to the coefficients of its cells.
@@ -122,10 +86,7 @@ where
     /// Memory does not suffice; nothing has been written then.
     fn run(&self, isa: Isa, plan: &Plan) -> Result<()> {
         match plan.schedule {
-            Schedule::Fused { statistics } if self.can_take(statistics) => {
-                self.fused(isa, plan, statistics);
-                Ok(())
-            }
+            Schedule::Fused { statistics } if self.can_take(statistics) => self.fused(isa, plan, statistics),
             _ => self.split(isa, plan),
         }
     }
@@ -145,7 +106,7 @@ where
 
     /// Each task takes some statistics of each sample of a part of the samples from start to end; they are applied while
     /// the next ones are reduced, so that memory is read and written at the same time.
-    fn fused(&self, isa: Isa, plan: &Plan, statistics: usize) {
+    fn fused(&self, isa: Isa, plan: &Plan, statistics: usize) -> Result<()> {
         let per_sample = self.statistics() / self.samples;
         let across = per_sample.div_ceil(statistics);
         let parts = sample_parts(self.samples);
@@ -155,7 +116,9 @@ where
         let Reduction { grid, mask, .. } = &self.reduce;
         let plain = mask.is_none() && !grid.lines && (grid.in_lines() || !grid.columns);
         let waits = C::WAITS && !plan.stream && plain && self.apply.as_ref().is_some_and(Application::can_wait);
-        if C::WAITS && !plan.stream && self.by_lines() {
+        let lines = C::WAITS && !plan.stream && self.by_lines();
+        let needs = self.needs(statistics.min(per_sample), lines, waits);
+        if lines {
             let task = |task: usize, state: &mut State<T, A::Total, C>| {
                 let first = task % across * statistics;
                 let end = (first + statistics).min(per_sample);
@@ -163,8 +126,13 @@ where
                     self.take_lines(isa, sample * per_sample + first..sample * per_sample + end, state);
                 }
             };
-            run(plan.threads, parts * across, State::new, task, |state| self.finish_lines(isa, state));
-            return;
+            return run(
+                plan.threads,
+                parts * across,
+                || State::new(&needs),
+                task,
+                |state| self.finish_lines(isa, state),
+            );
         }
         let task = |task: usize, state: &mut State<T, A::Total, C>| {
             let first = task % across * statistics;
@@ -214,7 +182,21 @@ where
                 unsafe { apply.whole(cut, cells, plan.stream, room, waiting) };
             }
         };
-        run(plan.threads, parts * across, State::new, task, last);
+        run(plan.threads, parts * across, || State::new(&needs), task, last)
+    }
+
+    /// What a thread needs that takes so many statistics at a time.
+    fn needs(&self, statistics: usize, lines: bool, waits: bool) -> Needs {
+        let operands = self.reduce.needs().or(self.apply.as_ref().map_or(Needs::default(), Application::needs));
+        let each = if lines { self.step().min(statistics) } else { statistics };
+        let (totals, coefficients) = (each * self.parts, each * self.cells);
+        Needs {
+            cells: if lines { totals } else { operands.cells },
+            totals,
+            coefficients,
+            waiting: if lines || waits { coefficients } else { 0 },
+            ..operands
+        }
     }
 
     /// Cells as what is pending.
@@ -244,7 +226,8 @@ where
             let share = Share::<T, A, K> { reduction: &self.reduce, cut: &cut, statistics, chunks, totals, part };
             share.reduce(Room { isa, scratch, stages, outputs });
         };
-        run(plan.threads, work.len() * cut.chunks, State::new, task, |_| ());
+        let needs = self.reduce.needs();
+        run(plan.threads, work.len() * cut.chunks, || State::new(&needs), task, |_| ())?;
         let (totals, rest) = partial.split_at_mut(all);
         for part in rest.chunks_exact(all) {
             for (total, &part) in totals.iter_mut().zip(part) {

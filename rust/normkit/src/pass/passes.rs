@@ -23,7 +23,7 @@ macro_rules! passes {
         pub trait Passes: Real {
             $(#[doc = $pass_doc] fn $pass(pass: &$Pass, isa: Isa, plan: &Plan) -> Result<()>;)*
             #[doc = "dx of x and dy, where runs are statistics with weights inside; the parameters' gradients."]
-            fn runs(pass: &Runs<Self>, isa: Isa, plan: &Plan);
+            fn runs(pass: &Runs<Self>, isa: Isa, plan: &Plan) -> Result<()>;
             $(#[doc = $apply_doc] fn $apply(apply: &Application<Self, $K>, isa: Isa, plan: &Plan, cells: &[$Cell]) -> Result<()>;)*
         }
         passes! { impl $first; passes { $($pass: $Pass;)* } applications { $($apply: $K, $Cell;)* } }
@@ -32,7 +32,7 @@ macro_rules! passes {
     (impl $T:ty; passes { $($pass:ident: $Pass:ty;)* } applications { $($apply:ident: $K:literal, $Cell:ty;)* }) => {
         impl Passes for $T {
             $(fn $pass(pass: &$Pass, isa: Isa, plan: &Plan) -> Result<()> { pass.run(isa, plan) })*
-            fn runs(pass: &Runs<Self>, isa: Isa, plan: &Plan) { pass.run(isa, plan.threads); }
+            fn runs(pass: &Runs<Self>, isa: Isa, plan: &Plan) -> Result<()> { pass.run(isa, plan.threads) }
             $(fn $apply(apply: &Application<Self, $K>, isa: Isa, plan: &Plan, cells: &[$Cell]) -> Result<()> {
                 apply.run(isa, plan, cells, false)
             })*

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::application::Pending;
 use super::stages::{Stages, pack, pack_rows, tiles};
 use super::statistic::{Known, Statistic};
-use super::{Piece, Room, columns_of, pieces};
+use super::{Needs, Piece, Room, columns_of, pieces};
 use crate::kernels::Pattern;
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, Coefficients, splat};
@@ -81,6 +81,13 @@ impl<T: Real, A: Statistic<T, K>, const K: usize> Share<'_, '_, T, A, K> {
 }
 
 impl<T: Real, const K: usize> Reduction<'_, T, K> {
+    /// What a thread needs for it.
+    pub(super) fn needs(&self) -> Needs {
+        let mut needs = Needs::of(&self.grid, &self.inputs, self.mask.is_some(), [None, None]);
+        needs.packed[..K].fill(needs.mask);
+        needs
+    }
+
     /// A piece of the statistics in one chunk, into `into`.
     #[inline(always)]
     fn chunk<S: Simd<T>, A: Statistic<T, K>, const ALONE: bool>(

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::Known;
 use super::passes::Passes;
+use crate::error::{Result, room};
 use crate::kernels::Pattern;
 use crate::kernels::apply::{Affine, GradAffine, GradInner, affine, apply_lines};
 use crate::kernels::flow::Weighted;
@@ -23,7 +24,7 @@ use crate::view::{Input, Output};
 const BLOCK: usize = 64;
 /// Elements that are reduced at a time, if they are a run at least: few enough to be in the first-level cache when dx is
 /// made of them.
-const STEP: usize = 1600;
+const STEP: usize = 6400;
 
 /// The coefficients of run t, by its sums.
 pub(crate) type RunRule<'a, T> = &'a (dyn Fn(usize, GradSums) -> GradAffine<T> + Sync);
@@ -71,19 +72,23 @@ impl<'a, T: Passes> Runs<'a, T> {
     }
 
     /// Carries it out.
-    pub(super) fn run(&self, isa: Isa, threads: usize) {
+    pub(super) fn run(&self, isa: Isa, threads: usize) -> Result<()> {
         let each = runs_together(&self.grid, self.runs);
         let across = self.runs.div_ceil(each);
         let parts = runs_parts(&self.grid, self.runs);
         let part = self.samples().div_ceil(parts);
-        let state = || State {
-            weights: Aligned::new(),
-            sums: [Aligned::new(), Aligned::new()],
-            known: Vec::new(),
-            totals: Vec::new(),
-            block: Vec::new(),
-            parameters: Vec::new(),
-            cells: Vec::new(),
+        let (elements, lines) = (each * self.grid.len, (STEP / self.grid.len).max(1));
+        let parameters = elements / self.fold;
+        let state = || {
+            Ok(State {
+                weights: Aligned::new(elements)?,
+                sums: [Aligned::new(elements)?, Aligned::new(elements)?],
+                known: room(lines)?,
+                totals: room(lines)?,
+                block: room(parameters)?,
+                parameters: room(parameters)?,
+                cells: room(lines)?,
+            })
         };
         let task = |task: usize, state: &mut State<T>| {
             let (number, first) = (task / across, task % across * each);
@@ -93,7 +98,7 @@ impl<'a, T: Passes> Runs<'a, T> {
                 T::dispatch(isa, Take { pass: self, part: number, samples, runs, state });
             }
         };
-        run(threads, parts * across, state, task, |_| ());
+        run(threads, parts * across, state, task, |_| ())
     }
 }
 
@@ -118,20 +123,30 @@ impl<'a, T: Real> Take<'_, 'a, T> {
         sample * self.pass.runs + self.runs.start + run
     }
 
-    /// Adjacent lines of an operand.
+    /// Whether a task has a single run of each sample.
+    fn single(&self) -> bool {
+        self.runs.len() == 1
+    }
+
+    /// Every so many lines of an operand.
     #[inline(always)]
-    fn lines(&self, i: usize, lines: &Range<usize>) -> Lines<'a, T> {
-        self.pass.inputs[i].direct(0, lines, &(0..self.len())).expect(DIRECT).rows_as_lines()
+    fn lines(&self, i: usize, lines: &Range<usize>, every: usize) -> Lines<'a, T> {
+        self.pass.inputs[i].direct(0, lines, &(0..self.len())).expect(DIRECT).every(every).rows_as_lines()
     }
 
     /// The sums of the lines, of which the first is run `run` of the task, or each is its only run; then dx, if it is
     /// wanted.
     #[inline(always)]
     fn step<S: Simd<T>>(&mut self, s: S, lines: Range<usize>, run: usize, wanted: bool) {
-        let (len, n, single) = (self.len(), lines.len(), self.pass.runs == 1);
-        let [x, dy] = [0, 1].map(|i| self.lines(i, &lines));
+        let (len, single) = (self.len(), self.single());
+        let every = if single { self.pass.runs } else { 1 };
+        let n = lines.len().div_ceil(every);
+        let [x, dy] = [0, 1].map(
+            #[inline(always)]
+            |i| self.lines(i, &lines, every),
+        );
         // SAFETY: tasks have different samples or different runs.
-        let out = unsafe { self.pass.out.tile(0, &lines, &(0..len)) }.expect(DIRECT).rows_as_lines();
+        let out = unsafe { self.pass.out.tile(0, &lines, &(0..len)) }.expect(DIRECT).every(every).rows_as_lines();
         let State { weights, sums, known, totals, cells, .. } = &mut *self.state;
         let weight = if single {
             Tile::new(weights.values(), 1, len).repeated(n)
@@ -147,7 +162,9 @@ impl<'a, T: Real> Take<'_, 'a, T> {
             }
         });
         known.resize(n, Affine::EMPTY);
-        (self.pass.known)(lines.start, known);
+        for (t, of) in lines.clone().step_by(every).zip(known.chunks_mut(if single { 1 } else { n })) {
+            (self.pass.known)(t, of);
+        }
         totals.clear();
         totals.resize(n, GradSums::default());
         let add = |l: usize, sums: GradSums| totals[l] = sums;
@@ -160,7 +177,7 @@ impl<'a, T: Real> Take<'_, 'a, T> {
             return;
         }
         cells.clear();
-        cells.extend(lines.zip(&*totals).map(|(t, &sums)| GradInner((self.pass.rule)(t, sums))));
+        cells.extend(lines.step_by(every).zip(&*totals).map(|(t, &sums)| GradInner((self.pass.rule)(t, sums))));
         apply_lines(s, [x, dy, weight], &out, cells, false);
     }
 
@@ -170,12 +187,13 @@ impl<'a, T: Real> Take<'_, 'a, T> {
         let mut block = std::mem::take(&mut self.state.block);
         let [dots, dys] = &self.state.sums;
         let (dots, dys) = (dots.values(), dys.values());
-        let of = |w: usize| GradSums { dot: pattern.sum(dots, w), dy: pattern.sum(dys, w) };
         block.clear();
-        if pattern.fold == 1 {
-            block.extend(dots.iter().zip(dys).map(|(dot, dy)| GradSums { dot: dot.to_f64(), dy: dy.to_f64() }));
-        } else {
-            block.extend((0..pattern.width).map(of));
+        for part in pattern.parts() {
+            let (dots, dys) = (pattern.sums(dots, part.start), pattern.sums(dys, part.start));
+            // Not `extend`: its loop would be the standard library's, compiled for any processor.
+            for (dot, dy) in dots.into_iter().zip(dys).take(part.len()) {
+                block.push(GradSums { dot, dy });
+            }
         }
         let mut wrong = false;
         for of in &block {
@@ -203,7 +221,7 @@ impl<'a, T: Real> Take<'_, 'a, T> {
         let mut sums = GradSums::default();
         for sample in samples {
             let t = self.number(sample, run);
-            let [x, dy] = [0, 1].map(|i| self.lines(i, &(t..t + 1)).line(0));
+            let [x, dy] = [0, 1].map(|i| self.lines(i, &(t..t + 1), 1).line(0));
             let mut known = [Affine::EMPTY];
             (self.pass.known)(t, &mut known);
             let [Affine { mean, scale, shift }] =
@@ -242,7 +260,7 @@ impl<T: Real> Kernel<T> for Take<'_, '_, T> {
         for start in self.samples.clone().step_by(BLOCK) {
             let samples = start..(start + BLOCK).min(self.samples.end);
             // Lines that are taken together follow each other: runs of a sample, or samples of a single run each.
-            let single = self.pass.runs == 1;
+            let (single, runs) = (self.single(), self.pass.runs);
             let across = if single { samples.len() } else { count };
             // Where dx is dy's memory, gradients are taken first: some terms may have to be taken again.
             let phases = if self.pass.inputs[1].begins_with(&self.pass.out) { &[false, true][..] } else { &[true] };
@@ -250,7 +268,12 @@ impl<T: Real> Kernel<T> for Take<'_, '_, T> {
                 for head in if single { start..start + 1 } else { samples.clone() } {
                     let number = self.number(head, 0);
                     for at in (0..across).step_by(most) {
-                        let lines = number + at..number + across.min(at + most);
+                        let end = across.min(at + most);
+                        let lines = if single {
+                            number + at * runs..number + (end - 1) * runs + 1
+                        } else {
+                            number + at..number + end
+                        };
                         self.step(s, lines, if single { 0 } else { at }, wanted);
                     }
                 }

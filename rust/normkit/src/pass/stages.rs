@@ -6,7 +6,7 @@ use crate::simd::{Real, Tile};
 use crate::view::Input;
 
 /// The most operands that a pass has.
-const MOST: usize = 5;
+pub(super) const MOST: usize = 5;
 
 /// Room for such blocks, reused from block to block.
 pub(super) struct Stages<T> {

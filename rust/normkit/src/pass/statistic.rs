@@ -159,15 +159,10 @@ where
     #[inline(always)]
     fn prepare(pattern: Pattern, cells: &[Affine<T>], scratch: &mut Scratch<T>) {
         let [mean, scale, shift, ..] = scratch.take(pattern.len());
-        for (w, cell) in cells.iter().enumerate() {
-            let run = pattern.run(0, w);
-            mean[run.clone()].fill(cell.mean);
-            scale[run.clone()].fill(cell.scale);
-            shift[run].fill(cell.shift);
-        }
-        for along in [mean, scale, shift] {
-            pattern.repeat(along);
-        }
+        let cells = &cells[..pattern.width];
+        pattern.expand(mean, |w| cells[w].mean);
+        pattern.expand(scale, |w| cells[w].scale);
+        pattern.expand(shift, |w| cells[w].shift);
     }
     #[inline(always)]
     fn columns<S: Simd<T>>(

@@ -1,8 +1,9 @@
 //! Memory that begins on a cache line.
 
 use super::{LINE, Real};
+use crate::error::{Result, room};
 
-/// Room for numbers, reused; its contents are old.
+/// Room for so many numbers, reused; its contents are old.
 pub(crate) struct Aligned<T> {
     room: Vec<T>,
     start: usize,
@@ -10,17 +11,16 @@ pub(crate) struct Aligned<T> {
 }
 
 impl<T: Real> Aligned<T> {
-    pub(crate) fn new() -> Self {
-        Aligned { room: Vec::new(), start: 0, len: 0 }
+    pub(crate) fn new(most: usize) -> Result<Self> {
+        let more = LINE / size_of::<T>();
+        let mut memory = room(most + more)?;
+        memory.resize(most + more, T::ZERO);
+        let start = memory.as_ptr().align_offset(LINE).min(more);
+        Ok(Aligned { room: memory, start, len: 0 })
     }
 
     /// So many numbers.
     pub(crate) fn get(&mut self, len: usize) -> &mut [T] {
-        let more = LINE / size_of::<T>();
-        if self.room.len() < len + more {
-            self.room = vec![T::ZERO; len + more];
-            self.start = self.room.as_ptr().align_offset(LINE).min(more);
-        }
         self.len = len;
         &mut self.room[self.start..self.start + len]
     }

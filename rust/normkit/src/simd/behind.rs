@@ -198,3 +198,76 @@ where
         }
     }
 }
+
+/// `out = f(lines, along(of))` for lines of one row: one of them for each line that is reduced. What a [`Follower`] keeps
+/// track of would cost more than short lines do.
+pub(crate) struct Lockstep<'t, T, S, P, A, F, const K: usize> {
+    s: S,
+    along: A,
+    f: F,
+    waiting: Option<Waiting<'t, T, P, K>>,
+    line: usize,
+}
+
+impl<'t, T, S, P, V, A, F, const K: usize> Lockstep<'t, T, S, P, A, F, K>
+where
+    T: Real,
+    S: Simd<T>,
+    P: Copy,
+    V: Copy,
+    A: Fn(P) -> V,
+    F: Fn([S::V; K], V) -> S::V,
+{
+    /// One that has not begun.
+    #[inline(always)]
+    pub(crate) fn new(s: S, waiting: Option<Waiting<'t, T, P, K>>, along: A, f: F) -> Self {
+        if let Some(Waiting { lines, out, of }) = &waiting {
+            assert!(lines.iter().all(|of| of.is_like(out.shape())));
+            assert!(of.len() == out.shape().lines() && out.shape().rows() == 1);
+        }
+        Lockstep { s, along, f, waiting, line: 0 }
+    }
+
+    /// The next line; whether there was one.
+    #[inline(always)]
+    fn next(&mut self) -> bool {
+        let (line, Some(Waiting { lines, out, of })) = (self.line, &self.waiting) else { return false };
+        if line >= of.len() {
+            return false;
+        }
+        let mut from = [std::ptr::null(); K];
+        for k in 0..K {
+            from[k] = lines[k].at(0, line);
+        }
+        // SAFETY: lines and output are alike: each run has so many elements.
+        unsafe { map_run(self.s, from, out.at(0, line), out.shape().len(), (self.along)(of[line]), &self.f) };
+        self.line += 1;
+        true
+    }
+
+    /// Does all that is left.
+    #[inline(always)]
+    pub(crate) fn finish(mut self) {
+        while self.next() {}
+    }
+}
+
+impl<'t, T, S, P, V, A, F, const K: usize> Behind for Lockstep<'t, T, S, P, A, F, K>
+where
+    T: Real,
+    S: Simd<T>,
+    P: Copy,
+    V: Copy,
+    A: Fn(P) -> V,
+    F: Fn([S::V; K], V) -> S::V,
+{
+    #[inline(always)]
+    fn segment(&mut self, _step: usize, most: usize) -> (usize, impl Fn(usize)) {
+        (most, |_| ())
+    }
+
+    #[inline(always)]
+    fn follow(&mut self, _elements: usize) {
+        self.next();
+    }
+}

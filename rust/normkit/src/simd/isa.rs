@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::baseline::Baseline;
 use super::{Kernel, Real, Simd};
+use crate::error::{Error, Result};
 
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512};
@@ -21,14 +22,6 @@ enum Name {
 /// An instruction set that this machine has. Only [`Isa::available`] and [`Isa::named`] make one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Isa(Name);
-
-/// A name that is no instruction set of this machine.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("NORMKIT_ISA: expected one of {available} on this machine, found {request:?}")]
-pub struct IsaError {
-    request: String,
-    available: String,
-}
 
 impl Isa {
     /// What this machine has, narrowest first; never empty.
@@ -54,18 +47,18 @@ impl Isa {
     /// The instruction set called `name`.
     /// # Errors
     /// This machine has no such instruction set.
-    pub fn named(name: &str) -> Result<Isa, IsaError> {
+    pub fn named(name: &str) -> Result<Isa> {
         let available = Isa::available();
-        available.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| IsaError {
-            request: name.to_owned(),
-            available: available.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", "),
+        available.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| {
+            let names = available.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", ");
+            Error::new("NORMKIT_ISA", format!("be one of {names} (what this machine has)"), format!("'{name}'"))
         })
     }
 
     /// The instruction set in force: what was forced, else `NORMKIT_ISA`, else the widest.
     /// # Errors
     /// `NORMKIT_ISA` names none of this machine.
-    pub fn current() -> Result<Isa, IsaError> {
+    pub fn current() -> Result<Isa> {
         match CURRENT.load(Ordering::Relaxed) {
             1 => Ok(Isa(Name::Baseline)),
             #[cfg(target_arch = "x86_64")]
@@ -74,8 +67,8 @@ impl Isa {
             3 => Ok(Isa(Name::Avx512)),
             _ => {
                 let available = Isa::available();
-                let isa = match std::env::var("NORMKIT_ISA") {
-                    Ok(name) if !name.is_empty() => Isa::named(&name)?,
+                let isa = match std::env::var_os("NORMKIT_ISA") {
+                    Some(name) if !name.is_empty() => Isa::named(&name.to_string_lossy())?,
                     _ => available[available.len() - 1],
                 };
                 force(isa);

@@ -47,6 +47,9 @@ pub(crate) fn line_sums<T: Real, S: Simd<T>, P: Copy, const K: usize, const M: u
                     for u in 0..registers {
                         debug_assert!(i + (u + 1) * S::N <= len);
                         let at = i + u * S::N;
+                        for from in from {
+                            s.will_read(from.wrapping_add(at));
+                        }
                         // SAFETY: a whole step of LANES elements is left in the run.
                         let operands = unsafe { load(s, &from, at, S::N, &fills) };
                         let (terms, more) = (f(operands, of), g(operands, of));
@@ -158,6 +161,7 @@ pub(super) unsafe fn map_run<T: Real, S: Simd<T>, P: Copy, const K: usize>(
     // SAFETY: all indices stay below len.
     unsafe {
         while i + S::N <= len {
+            s.will_write(to.add(i));
             s.store(to.add(i), f(load(s, &from, i, S::N, &zeros), of));
             i += S::N;
         }

@@ -80,6 +80,9 @@ pub(crate) fn lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
                 for step in 0..steps {
                     for u in 0..registers {
                         debug_assert!(i + (u + 1) * S::N <= len);
+                        for row in rows {
+                            s.will_read(row.wrapping_add(i + u * S::N));
+                        }
                         // SAFETY: a whole step of LANES elements is left in the run.
                         let terms = f(unsafe { load(s, &rows, i + u * S::N, S::N, &fills) });
                         for m in 0..M {
@@ -368,12 +371,16 @@ pub(crate) fn map<T: Real, S: Simd<T>, const K: usize, const J: usize, const HEA
             }
             while !HEAVY && i + 4 * S::N <= len {
                 for u in 0..4 {
+                    s.will_write(to.add(i + u * S::N));
                     s.store(to.add(i + u * S::N), value(i + u * S::N, S::N));
                 }
                 i += 4 * S::N;
             }
             while i < len {
                 let n = (len - i).min(S::N);
+                if n == S::N {
+                    s.will_write(to.add(i));
+                }
                 store(s, to.add(i), n, value(i, n));
                 i += n;
             }

@@ -390,6 +390,12 @@ impl<'a, T: Copy> TileMut<'a, T> {
         LinesMut { p, ruling, lives: PhantomData }
     }
 
+    /// Every `step`th row.
+    #[inline(always)]
+    pub(crate) fn every(self, step: usize) -> Self {
+        TileMut { rows: self.rows.div_ceil(step), stride: self.stride * step as isize, ..self }
+    }
+
     /// Rows one after the other in `data`.
     #[inline(always)]
     pub(crate) fn new(data: &'a mut [T], rows: usize, len: usize) -> Self {

@@ -7,7 +7,7 @@ use crate::kernels::apply::{Affine, GradAffine};
 use crate::kernels::reduce::{GradSums, MomentSums};
 use crate::layout::{Grid, grid};
 use crate::moments::Moments;
-use crate::norms::{isa, plan};
+use crate::norms::{isa, plan, plan_application};
 use crate::parallel::Slots;
 use crate::pass::{Application, Known, Pass, Passes, Reduction};
 use crate::plan::Work;
@@ -140,7 +140,7 @@ pub(super) fn affine<E: Element, F: Element>(
         let (read, written) = (x.size() * size_of::<E>(), x.size() * size_of::<F>());
         let (inputs, out) = ([Input::new(x, &from)], Output::new(out, &to));
         let apply = Application { grid, inputs, out, second: None, mask: None };
-        Passes::affine(&apply, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written }), cells)?;
+        Passes::affine(&apply, isa, &plan_application(&Work { grid, parts: 1, samples: 1, read, written }), cells)?;
     }
     Ok(())
 }

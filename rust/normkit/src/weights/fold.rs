@@ -79,6 +79,9 @@ pub fn fold_conv_bn<E: Element>(
     }
 
     let scales = gathered((0..channels).map(|c| scale.map_or(1.0, |scale| scale[c]) * rstd(var[c], eps)))?;
+    let fold =
+        |c: usize| (bias.map_or(0.0, |bias| bias[c]) - mean[c]) * scales[c] + shift.map_or(0.0, |shift| shift[c]);
+    let folded = gathered((0..channels).map(fold))?;
     // Runs of one output channel: rows of the weight, or of each input channel's part where it is transposed.
     let run_len: usize = if transposed { shape[2..].iter().product() } else { shape[1..].iter().product() };
     let channel = |i: usize| {
@@ -91,7 +94,7 @@ pub fn fold_conv_bn<E: Element>(
     run(
         threads,
         runs.div_ceil(each),
-        || (),
+        || Ok(()),
         |task, ()| {
             for i in task * each..(task * each + each).min(runs) {
                 let range = i * run_len..(i + 1) * run_len;
@@ -104,8 +107,6 @@ pub fn fold_conv_bn<E: Element>(
             }
         },
         |()| (),
-    );
-    let fold =
-        |c: usize| (bias.map_or(0.0, |bias| bias[c]) - mean[c]) * scales[c] + shift.map_or(0.0, |shift| shift[c]);
-    gathered((0..channels).map(fold))
+    )?;
+    Ok(folded)
 }

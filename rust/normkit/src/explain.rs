@@ -1,0 +1,102 @@
+//! Plans as text: what was chosen for a call on this machine, and why.
+
+use std::cell::RefCell;
+use std::fmt::{Display, Formatter, Result};
+
+use crate::layout::Grid;
+use crate::machine::Caches;
+use crate::plan::{Cut, MANY, PARALLEL_BYTES, Plan, STREAM, Schedule, Work};
+
+thread_local! {
+    /// What was planned on this thread since it was asked for.
+    static HEARD: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+/// From now on the plans of this thread's calls are kept as text, until [`plans_heard`] asks for them.
+pub fn hear_plans() {
+    HEARD.with(|heard| *heard.borrow_mut() = Some(Vec::new()));
+}
+
+/// The plans since [`hear_plans`], in the order of the passes they were made for; none are kept any more.
+pub fn plans_heard() -> Vec<String> {
+    HEARD.with(|heard| heard.borrow_mut().take()).unwrap_or_default()
+}
+
+/// For whoever has made a plan.
+pub(crate) fn hear(work: &Work, plan: &Plan, caches: &Caches, given: bool) {
+    HEARD.with(|heard| {
+        if let Some(heard) = heard.borrow_mut().as_mut() {
+            heard.push(Explained { work, plan, caches, given }.to_string());
+        }
+    });
+}
+
+struct Explained<'a> {
+    work: &'a Work,
+    plan: &'a Plan,
+    caches: &'a Caches,
+    /// Whether nothing is reduced.
+    given: bool,
+}
+
+impl Display for Explained<'_> {
+    fn fmt(&self, f: &mut Formatter) -> Result {
+        let Explained { work, plan, caches, given } = *self;
+        let grid = &work.grid;
+        writeln!(f, "memory     reads {}, writes {}", Bytes(work.read), Bytes(work.written))?;
+        writeln!(f, "statistics {} of {} elements: {}", grid.statistics(), grid.count(), family(grid))?;
+        match (plan.threads, work.read < PARALLEL_BYTES) {
+            (1, true) => writeln!(f, "threads    1, as less than {} is read", Bytes(PARALLEL_BYTES))?,
+            (threads, _) => writeln!(f, "threads    {threads}")?,
+        }
+        let chunks = Cut::new(grid).chunks;
+        match (plan.schedule, work.written > 0) {
+            _ if given => writeln!(f, "schedule   one pass, as the statistics are given")?,
+            (Schedule::Fused { statistics }, true) => {
+                writeln!(f, "schedule   fused: {statistics} reduced at a time, applied while they are in cache")?;
+            }
+            (Schedule::Fused { statistics }, false) => writeln!(f, "schedule   {statistics} reduced at a time")?,
+            (Schedule::Split, true) => {
+                writeln!(f, "schedule   split: all reduced, each in {chunks} chunks, then all applied, backwards")?;
+            }
+            (Schedule::Split, false) => writeln!(f, "schedule   all reduced, each in {chunks} chunks")?,
+        }
+        let limit = STREAM * caches.last_or_common();
+        let of = format!("{} ({STREAM} times the last cache)", Bytes(limit));
+        match (plan.stream, work.written >= limit) {
+            (true, _) => {
+                write!(f, "stores     past the caches, as at least {of} are written, by {MANY} threads or more")
+            }
+            (false, true) => write!(f, "stores     through the caches, as fewer than {MANY} threads write"),
+            (false, false) => write!(f, "stores     through the caches, as less than {of} is written"),
+        }
+    }
+}
+
+/// How a grid is walked, in words.
+fn family(grid: &Grid) -> String {
+    let Grid { rows, len, columns, lines, repeat, width, fold, .. } = *grid;
+    if lines {
+        format!("lines, each a run of {len}")
+    } else if columns {
+        let repeats = if repeat > 1 { format!("{repeat} times ") } else { String::new() };
+        format!("columns, {rows} runs of {repeats}{width} x {fold}")
+    } else {
+        format!("rows, {rows} runs of {len}")
+    }
+}
+
+/// A number of bytes as people say it.
+#[derive(Clone, Copy)]
+struct Bytes(usize);
+
+impl Display for Bytes {
+    fn fmt(&self, f: &mut Formatter) -> Result {
+        const UNITS: [(&str, usize); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+        match UNITS.into_iter().find(|&(_, unit)| self.0 >= unit) {
+            Some((name, unit)) if self.0.is_multiple_of(unit) => write!(f, "{} {name}", self.0 / unit),
+            Some((name, unit)) => write!(f, "{:.1} {name}", self.0 as f64 / unit as f64),
+            None => write!(f, "{} B", self.0),
+        }
+    }
+}

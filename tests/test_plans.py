@@ -1,0 +1,79 @@
+"""`show_plans` tells what was done: a paragraph for each pass, of this thread's calls, and only inside the block."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import normkit as nk
+
+F32 = np.float32
+UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def shown(capsys, call):
+    """The paragraphs, each a dictionary."""
+    capsys.readouterr()
+    with nk.show_plans():
+        call()
+    text = capsys.readouterr().out
+    paragraphs = [paragraph for paragraph in text.rstrip("\n").split("\n\n") if paragraph]
+    return [dict(re.match(r"(\w+) +(.*)", line).groups() for line in of.splitlines()) for of in paragraphs]
+
+
+@pytest.mark.parametrize(
+    ("shape", "call", "expected"),
+    [
+        ((64, 3, 100, 100), nk.batch_norm, "3 of 640000 elements: rows, 64 runs of 10000"),
+        ((1024, 64), nk.batch_norm, "64 of 1024 elements: columns, "),
+        ((512, 200), nk.layer_norm, "512 of 200 elements: lines, each a run of 200"),
+        ((8, 6, 400), lambda x: nk.group_norm(x, 2), "16 of 1200 elements: "),
+    ],
+)
+def test_what_is_said_of_memory(shape, call, expected, capsys):
+    x = np.ones(shape, F32)
+    (plan,) = shown(capsys, lambda: call(x))
+    assert plan.keys() == {"memory", "statistics", "threads", "schedule", "stores"}
+    assert plan["statistics"].startswith(expected)
+    read, written = (float(n) * UNITS[unit] for n, unit in re.findall(r"([\d.]+) (\w+)", plan["memory"]))
+    assert read == written == pytest.approx(x.nbytes, rel=0.05)
+
+
+def test_given_statistics_and_nothing_written(capsys):
+    x, one = np.ones((64, 3, 100, 100), F32), np.ones(3)
+    (plan,) = shown(capsys, lambda: nk.batch_norm_inference(x, one, one))
+    assert plan["schedule"] == "one pass, as the statistics are given"
+    (plan,) = shown(capsys, lambda: nk.moments(x, (0, 2, 3)))
+    assert plan["memory"].endswith("writes 0 B")
+    assert "applied" not in plan["schedule"]
+
+
+def test_threads_and_schedule(capsys):
+    small, large = np.ones((2, 64, 8, 8), F32), np.ones((64, 1, 200, 200), F32)
+    with nk.num_threads(3):
+        (of_small,), (of_large,) = (shown(capsys, lambda x=x: nk.batch_norm(x)) for x in (small, large))
+    assert of_small["threads"] == "1, as less than 512 KiB is read"
+    assert of_large["threads"] == "3"
+    assert of_small["schedule"].startswith("fused: ")
+    assert of_large["schedule"].startswith("split: ")  # one channel, three threads
+    assert of_small["stores"].startswith("through the caches, as less than ")
+
+
+def test_only_inside_and_only_this_thread(capsys):
+    x = np.ones((4, 3, 5), F32)
+    with nk.show_plans(), ThreadPoolExecutor(1) as pool:
+        pool.submit(nk.batch_norm, x).result()
+    nk.batch_norm(x)
+    assert capsys.readouterr().out == "\n"
+    assert len(shown(capsys, lambda: [nk.batch_norm(x) for _ in range(3)])) == 3
+
+
+def test_after_an_exception(capsys):
+    def fails():
+        nk.batch_norm(np.ones((4, 3, 5), F32))
+        raise KeyError
+
+    with pytest.raises(KeyError), nk.show_plans():
+        fails()
+    assert "schedule" in capsys.readouterr().out
