@@ -46,7 +46,7 @@ def measured() -> dict[str, Op]:
     """The backward of every function (not layer) that has one, by its first row in the benches' table."""
     found: dict[str, Op] = {}
     for op in OPS.values():
-        if op.backward and not inspect.isclass(getattr(nk, function(op))):
+        if op.backward and not op.row.is_layer:
             found.setdefault(function(op), op)
     return found
 
