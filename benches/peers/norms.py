@@ -43,10 +43,10 @@ def function(op: Op) -> str:
 
 
 def measured() -> dict[str, Op]:
-    """The backward of every function that has one, by its first row in the benches' table."""
+    """The backward of every function (not layer) that has one, by its first row in the benches' table."""
     found: dict[str, Op] = {}
     for op in OPS.values():
-        if op.backward:
+        if op.backward and not op.row.is_layer:
             found.setdefault(function(op), op)
     return found
 

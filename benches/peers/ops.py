@@ -39,6 +39,11 @@ class Row:
     channels_last: bool = False  # in memory; the shape stays (N, C, *spatial)
     beside: str = ""  # a second way of our own: "float32", "unfused" or "one thread"
 
+    @property
+    def is_layer(self) -> bool:
+        """Whether `norm` is a class: a function's norm, measured by way of a layer."""
+        return self.norm[:1].isupper()
+
 
 @dataclass(frozen=True)
 class Op:
