@@ -40,7 +40,7 @@ pub(crate) fn moments_lines<T: Real, S: Simd<T>>(s: S, x: Lines<T>, into: &mut [
             |_, _| [],
         );
         for (l, into) in into.iter_mut().enumerate() {
-            let (sum, squares) = (sums[l].to_f64(), squares[l].to_f64());
+            let (sum, squares) = (sums[l], squares[l]);
             if close(count, sum, squares) && trusted::<T>(squares) {
                 *into = into.merge(MomentSums { count, at: at[l].to_f64(), sum, squares });
             } else {
@@ -70,7 +70,7 @@ fn rough_means<T: Real, S: Simd<T>>(s: S, x: Lines<T>, means: &mut [T; AT_ONCE])
         |_, _| [],
     );
     for l in 0..x.lines() {
-        means[l] = T::from_f64(first[l].to_f64() + sums[l].to_f64() / count);
+        means[l] = T::from_f64(first[l].to_f64() + sums[l] / count);
     }
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn gradient_lines<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize,
             },
             &more,
         );
-        let of = |l: usize| GradSums { dy: sums[l].to_f64(), dot: dots[l].to_f64() };
+        let of = |l: usize| GradSums { dy: sums[l], dot: dots[l] };
         let good = |l: usize| of(l).dy.is_finite() & trusted::<T>(of(l).dot);
         let mut wrong = false;
         for l in 0..cells.len() {

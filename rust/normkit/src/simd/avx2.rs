@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::isa::on_avx2;
-use super::{Kernel, Simd};
+use super::{Fold, Kernel, Simd};
 
 /// The processor has AVX2.
 #[derive(Clone, Copy)]
@@ -44,18 +44,6 @@ unsafe fn mask64(n: usize) -> __m256i {
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
-pub(super) unsafe fn fold_ps(v: __m256) -> f32 {
-    // SAFETY: the caller vouches for AVX2, which has all of these.
-    unsafe {
-        let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
-    }
-}
-
-/// # Safety
-/// The processor has AVX2.
-#[inline(always)]
 pub(super) unsafe fn fold_pd(v: __m256d) -> f64 {
     // SAFETY: the caller vouches for AVX2, which has all of these.
     unsafe {
@@ -70,8 +58,25 @@ pub(super) unsafe fn fold_pd(v: __m256d) -> f64 {
 impl Simd<f32> for Avx2 {
     type V = __m256;
     type Lanes = [__m256; 4];
+    type Double = Avx2;
     const N: usize = 8;
 
+    #[inline(always)]
+    fn double(self) -> Avx2 {
+        self
+    }
+    #[inline(always)]
+    fn widen(self, lanes: [__m256; 4]) -> [__m256d; 4] {
+        unsafe {
+            let (a, b) = (_mm256_add_ps(lanes[0], lanes[2]), _mm256_add_ps(lanes[1], lanes[3]));
+            [
+                _mm256_cvtps_pd(_mm256_castps256_ps128(a)),
+                _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(a)),
+                _mm256_cvtps_pd(_mm256_castps256_ps128(b)),
+                _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(b)),
+            ]
+        }
+    }
     #[inline(always)]
     fn call<K: Kernel<f32>>(self, kernel: K) -> K::Output {
         unsafe { on_avx2(kernel) }
@@ -143,18 +148,23 @@ impl Simd<f32> for Avx2 {
             _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), n))
         }
     }
-    #[inline(always)]
-    fn fold(self, v: __m256) -> f32 {
-        unsafe { fold_ps(v) }
-    }
 }
 
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd<f64> for Avx2 {
     type V = __m256d;
     type Lanes = [__m256d; 4];
+    type Double = Avx2;
     const N: usize = 4;
 
+    #[inline(always)]
+    fn double(self) -> Avx2 {
+        self
+    }
+    #[inline(always)]
+    fn widen(self, lanes: [__m256d; 4]) -> [__m256d; 4] {
+        lanes
+    }
     #[inline(always)]
     fn call<K: Kernel<f64>>(self, kernel: K) -> K::Output {
         unsafe { on_avx2(kernel) }
@@ -226,6 +236,10 @@ impl Simd<f64> for Avx2 {
             _mm256_castsi256_pd(_mm256_add_epi64(_mm256_castpd_si256(p), n))
         }
     }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Fold for Avx2 {
     #[inline(always)]
     fn fold(self, v: __m256d) -> f64 {
         unsafe { fold_pd(v) }

@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2::{fold_pd, fold_ps};
+use super::avx2::fold_pd;
 use super::isa::on_avx512;
-use super::{AT_ONCE, Kernel, Simd};
+use super::{AT_ONCE, Fold, Kernel, Simd};
 
 /// The processor has AVX-512 F, VL, DQ and BW.
 #[derive(Clone, Copy)]
@@ -25,8 +25,20 @@ impl Avx512 {
 impl Simd<f32> for Avx512 {
     type V = __m512;
     type Lanes = [__m512; 2];
+    type Double = Avx512;
     const N: usize = 16;
 
+    #[inline(always)]
+    fn double(self) -> Avx512 {
+        self
+    }
+    #[inline(always)]
+    fn widen(self, lanes: [__m512; 2]) -> [__m512d; 2] {
+        unsafe {
+            let sum = _mm512_add_ps(lanes[0], lanes[1]);
+            [_mm512_cvtps_pd(_mm512_castps512_ps256(sum)), _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(sum))]
+        }
+    }
     #[inline(always)]
     fn call<K: Kernel<f32>>(self, kernel: K) -> K::Output {
         unsafe { on_avx512(kernel) }
@@ -97,49 +109,23 @@ impl Simd<f32> for Avx512 {
             _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), n))
         }
     }
-    #[inline(always)]
-    fn fold(self, v: __m512) -> f32 {
-        unsafe { fold_ps(_mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))) }
-    }
-    /// All at once, as if transposed: each step halves the lanes of two vectors into one.
-    #[inline(always)]
-    fn folds(self, v: &[__m512; AT_ONCE], n: usize, sums: &mut [f32; AT_ONCE]) {
-        if n < 4 {
-            for i in 0..n {
-                sums[i] = Simd::<f32>::fold(self, v[i]);
-            }
-            return;
-        }
-        unsafe {
-            let zero = _mm512_setzero_ps();
-            let (mut eights, mut fours, mut twos) = ([zero; 8], [zero; 4], [zero; 2]);
-            for i in 0..8 {
-                let (a, b) = (v[2 * i], v[2 * i + 1]);
-                eights[i] = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xEE>(a, b));
-            }
-            for i in 0..4 {
-                let (a, b) = (eights[2 * i], eights[2 * i + 1]);
-                fours[i] = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xDD>(a, b));
-            }
-            for i in 0..2 {
-                let (a, b) = (fours[2 * i], fours[2 * i + 1]);
-                twos[i] = _mm512_add_ps(_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xEE>(a, b));
-            }
-            let [a, b] = twos;
-            let ones = _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xDD>(a, b));
-            // Block j holds the sums of vectors j, j + 4, j + 8 and j + 12.
-            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-            _mm512_storeu_ps(sums.as_mut_ptr(), _mm512_permutexvar_ps(order, ones));
-        }
-    }
 }
 
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd<f64> for Avx512 {
     type V = __m512d;
     type Lanes = [__m512d; 2];
+    type Double = Avx512;
     const N: usize = 8;
 
+    #[inline(always)]
+    fn double(self) -> Avx512 {
+        self
+    }
+    #[inline(always)]
+    fn widen(self, lanes: [__m512d; 2]) -> [__m512d; 2] {
+        lanes
+    }
     #[inline(always)]
     fn call<K: Kernel<f64>>(self, kernel: K) -> K::Output {
         unsafe { on_avx512(kernel) }
@@ -210,8 +196,41 @@ impl Simd<f64> for Avx512 {
             _mm512_castsi512_pd(_mm512_add_epi64(_mm512_castpd_si512(p), n))
         }
     }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Fold for Avx512 {
     #[inline(always)]
     fn fold(self, v: __m512d) -> f64 {
         unsafe { fold_pd(_mm256_add_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd::<1>(v))) }
+    }
+    /// Eight at once, as if transposed: each step halves the lanes of two vectors into one.
+    #[inline(always)]
+    fn folds(self, v: &[__m512d; AT_ONCE], n: usize, sums: &mut [f64; AT_ONCE]) {
+        if n < 4 {
+            for i in 0..n {
+                sums[i] = self.fold(v[i]);
+            }
+            return;
+        }
+        unsafe {
+            let zero = _mm512_setzero_pd();
+            for begin in [0, AT_ONCE / 2] {
+                let (mut fours, mut twos) = ([zero; 4], [zero; 2]);
+                for i in 0..4 {
+                    let (a, b) = (v[begin + 2 * i], v[begin + 2 * i + 1]);
+                    fours[i] = _mm512_add_pd(_mm512_shuffle_f64x2::<0x44>(a, b), _mm512_shuffle_f64x2::<0xEE>(a, b));
+                }
+                for i in 0..2 {
+                    let (a, b) = (fours[2 * i], fours[2 * i + 1]);
+                    twos[i] = _mm512_add_pd(_mm512_shuffle_f64x2::<0x88>(a, b), _mm512_shuffle_f64x2::<0xDD>(a, b));
+                }
+                let [a, b] = twos;
+                let ones = _mm512_add_pd(_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
+                // Vectors 0, 4, 1, 5, …
+                let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+                _mm512_storeu_pd(sums.as_mut_ptr().add(begin), _mm512_permutexvar_pd(order, ones));
+            }
+        }
     }
 }

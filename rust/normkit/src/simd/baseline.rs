@@ -2,7 +2,7 @@
 
 use wide::{f32x4, f64x2};
 
-use super::{Kernel, Simd};
+use super::{Fold, Kernel, Simd};
 
 /// Needs nothing beyond what the target guarantees.
 #[derive(Clone, Copy)]
@@ -13,8 +13,22 @@ pub(crate) struct Baseline;
 impl Simd<f32> for Baseline {
     type V = f32x4;
     type Lanes = [f32x4; 8];
+    type Double = Baseline;
     const N: usize = 4;
 
+    #[inline(always)]
+    fn double(self) -> Baseline {
+        self
+    }
+    #[inline(always)]
+    fn widen(self, lanes: [f32x4; 8]) -> [f64x2; 8] {
+        let mut wide = [f64x2::ZERO; 8];
+        for u in 0..4 {
+            let [a, b, c, d] = (lanes[u] + lanes[u + 4]).to_array().map(f64::from);
+            (wide[2 * u], wide[2 * u + 1]) = (f64x2::new([a, b]), f64x2::new([c, d]));
+        }
+        wide
+    }
     #[inline(never)]
     fn call<K: Kernel<f32>>(self, kernel: K) -> K::Output {
         kernel.eval(self)
@@ -103,19 +117,23 @@ impl Simd<f32> for Baseline {
         }
         f32x4::new(lanes)
     }
-    #[inline(always)]
-    fn fold(self, v: f32x4) -> f32 {
-        let [a, b, c, d] = v.to_array();
-        (a + c) + (b + d)
-    }
 }
 
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd<f64> for Baseline {
     type V = f64x2;
     type Lanes = [f64x2; 8];
+    type Double = Baseline;
     const N: usize = 2;
 
+    #[inline(always)]
+    fn double(self) -> Baseline {
+        self
+    }
+    #[inline(always)]
+    fn widen(self, lanes: [f64x2; 8]) -> [f64x2; 8] {
+        lanes
+    }
     #[inline(never)]
     fn call<K: Kernel<f64>>(self, kernel: K) -> K::Output {
         kernel.eval(self)
@@ -201,6 +219,9 @@ impl Simd<f64> for Baseline {
         }
         f64x2::new(lanes)
     }
+}
+
+impl Fold for Baseline {
     #[inline(always)]
     fn fold(self, v: f64x2) -> f64 {
         let [a, b] = v.to_array();

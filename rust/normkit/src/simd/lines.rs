@@ -3,14 +3,14 @@
 
 use std::mem::MaybeUninit;
 
-use super::loops::{FLUSH, load};
-use super::{Behind, Lines, LinesMut, Real, Simd};
+use super::loops::{FLUSH, add_wide, half_fold, load};
+use super::{Behind, Fold, Lines, LinesMut, Real, Simd, Wide};
 
 /// Lines whose sums are taken together.
 pub(crate) const AT_ONCE: usize = 16;
 
 /// The sums of the `M` terms that `f` makes of each line's elements, over all rows, for up to [`AT_ONCE`] lines: in
-/// [`Real::LANES`] virtual lanes with two levels, folded by the fixed tree. `along` gives what `f` needs of a line, and
+/// [`Real::LANES`] virtual lanes with two levels, the second in float64, folded by the fixed tree. `along` gives what `f` needs of a line, and
 /// what tails are filled with, of which `f` must make zeros. The `B` terms that `g` makes are added to `beside`, element
 /// by element. `behind` follows.
 #[inline(always)]
@@ -22,13 +22,13 @@ pub(crate) fn line_sums<T: Real, S: Simd<T>, P: Copy, const K: usize, const M: u
     along: impl Fn(usize) -> ([T; K], P),
     f: impl Fn([S::V; K], P) -> [S::V; M],
     g: impl Fn([S::V; K], P) -> [S::V; B],
-) -> [[T; AT_ONCE]; M] {
+) -> [[f64; AT_ONCE]; M] {
     assert!(lines.iter().all(|of| of.is_like(lines[0])) && beside.iter().all(|of| of.shape().is_like(lines[0])));
     let (rows, count, len) = (lines[0].rows(), lines[0].lines(), lines[0].len());
     assert!(rows > 0 && len > 0 && count <= AT_ONCE);
     let registers = T::LANES / S::N;
     let zero = s.splat_lanes(T::ZERO);
-    let mut outer = [const { MaybeUninit::<[S::Lanes; M]>::uninit() }; AT_ONCE];
+    let mut outer = [const { MaybeUninit::<[Wide<T, S>; M]>::uninit() }; AT_ONCE];
     for r in 0..rows {
         let mut from = lines.map(|of| of.at(r, 0));
         let mut to = beside.each_ref().map(|of| of.at(r, 0));
@@ -86,16 +86,16 @@ pub(crate) fn line_sums<T: Real, S: Simd<T>, P: Copy, const K: usize, const M: u
                     }
                     i = end;
                 }
-                if !first {
-                    // SAFETY: written when the line was begun.
-                    let outer = unsafe { outer[l].assume_init_ref() };
+                if first {
+                    let mut wide = [s.double().splat_lanes(0.0); M];
                     for m in 0..M {
-                        for u in 0..registers {
-                            inner[m][u] = s.add(outer[m][u], inner[m][u]);
-                        }
+                        wide[m] = s.widen(inner[m]);
                     }
+                    outer[l].write(wide);
+                } else {
+                    // SAFETY: written when the line was begun.
+                    add_wide(s, unsafe { outer[l].assume_init_mut() }, inner);
                 }
-                outer[l].write(inner);
                 behind.follow(i - begin);
             }
             for k in 0..K {
@@ -106,22 +106,14 @@ pub(crate) fn line_sums<T: Real, S: Simd<T>, P: Copy, const K: usize, const M: u
             }
         }
     }
-    let mut sums = [[T::ZERO; AT_ONCE]; M];
+    let mut sums = [[0.0; AT_ONCE]; M];
     for m in 0..M {
-        let mut vectors = [s.splat(T::ZERO); AT_ONCE];
+        let mut vectors = [s.double().splat(0.0); AT_ONCE];
         for l in 0..count {
             // SAFETY: runs are not empty, nor rows none: each line has been begun.
-            let mut sum = unsafe { outer[l].assume_init_ref() }[m];
-            let mut half = registers / 2;
-            while half > 0 {
-                for u in 0..half {
-                    sum[u] = s.add(sum[u], sum[u + half]);
-                }
-                half /= 2;
-            }
-            vectors[l] = sum[0];
+            vectors[l] = half_fold(s, unsafe { outer[l].assume_init_ref() }[m]);
         }
-        s.folds(&vectors, count, &mut sums[m]);
+        s.double().folds(&vectors, count, &mut sums[m]);
     }
     sums
 }

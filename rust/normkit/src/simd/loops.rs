@@ -1,11 +1,11 @@
 //! The three loops that every kernel is made of, safe to call on tiles of one shape.
 #![allow(clippy::needless_range_loop, reason = "registers of several accumulators are indexed together")]
 
-use super::{Behind, LINE, Real, Simd, Tile, TileMut};
+use super::{Behind, Fold, LINE, Real, Simd, Tile, TileMut, Wide};
 
-/// Steps that the first accumulators take before they are flushed into the second ones. One level of accumulators is
-/// biased by 5–15 ulp where the squares are quantized (means near 1e4); two stay within 3.
-pub(super) const FLUSH: usize = 16;
+/// Steps that float lanes take before they are added up in float64. One large term may make every other that follows it
+/// in its lane round the same way: this bounds what that costs by 1.5 ulp.
+pub(super) const FLUSH: usize = 4;
 
 /// Rows summed in registers before they are added to a column's accumulator: the two levels of [`columns`].
 const GROUP: usize = 4;
@@ -49,8 +49,8 @@ unsafe fn store<T: Real, S: Simd<T>>(s: S, p: *mut T, n: usize, v: S::V) {
     unsafe { if n == S::N { s.store(p, v) } else { s.store_n(p, n, v) } }
 }
 
-/// Sums of the `M` terms `f` over all elements of `tiles`, in [`Real::LANES`] virtual lanes with two levels, folded by
-/// the fixed tree. Tails are filled with `fill`: `f(fill)` must be zero. `behind` follows.
+/// Sums of the `M` terms `f` over all elements of `tiles`, in [`Real::LANES`] virtual lanes with two levels, the
+/// second in float64, folded by the fixed tree. Tails are filled with `fill`: `f(fill)` must be zero. `behind` follows.
 #[inline(always)]
 pub(crate) fn lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
     s: S,
@@ -68,7 +68,7 @@ pub(crate) fn lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
     let registers = T::LANES / S::N;
     let zero = s.splat_lanes(T::ZERO);
     let mut inner = [zero; M];
-    let mut outer = [zero; M];
+    let mut outer = [s.double().splat_lanes(0.0); M];
     let mut left = FLUSH;
     for r in 0..tiles[0].rows() {
         let rows = tiles.map(|tile| tile.row(r));
@@ -108,39 +108,42 @@ pub(crate) fn lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
                 left -= 1;
             }
             if left == 0 {
-                for m in 0..M {
-                    for u in 0..registers {
-                        outer[m][u] = s.add(outer[m][u], inner[m][u]);
-                    }
-                }
+                add_wide(s, &mut outer, inner);
                 inner = [zero; M];
                 left = FLUSH;
             }
         }
     }
-    fold(s, outer, inner)
-}
-
-/// Both levels of accumulators, by the fixed tree.
-#[inline(always)]
-fn fold<T: Real, S: Simd<T>, const M: usize>(s: S, outer: [S::Lanes; M], inner: [S::Lanes; M]) -> [f64; M] {
-    let registers = T::LANES / S::N;
+    add_wide(s, &mut outer, inner);
     let mut sums = [0.0; M];
     for m in 0..M {
-        let mut sum = outer[m];
-        for u in 0..registers {
-            sum[u] = s.add(outer[m][u], inner[m][u]);
-        }
-        let mut half = registers / 2;
-        while half > 0 {
-            for u in 0..half {
-                sum[u] = s.add(sum[u], sum[u + half]);
-            }
-            half /= 2;
-        }
-        sums[m] = s.fold(sum[0]).to_f64();
+        sums[m] = s.double().fold(half_fold(s, outer[m]));
     }
     sums
+}
+
+/// Adds float lanes to float64 ones.
+#[inline(always)]
+pub(super) fn add_wide<T: Real, S: Simd<T>, const M: usize>(s: S, outer: &mut [Wide<T, S>; M], inner: [S::Lanes; M]) {
+    for m in 0..M {
+        let wide = s.widen(inner[m]);
+        for u in 0..f64::LANES / S::Double::N {
+            outer[m][u] = s.double().add(outer[m][u], wide[u]);
+        }
+    }
+}
+
+/// The lanes in one register, by the fixed tree.
+#[inline(always)]
+pub(super) fn half_fold<T: Real, S: Simd<T>>(s: S, mut sum: Wide<T, S>) -> <S::Double as Simd<f64>>::V {
+    let mut half = f64::LANES / S::Double::N / 2;
+    while half > 0 {
+        for u in 0..half {
+            sum[u] = s.double().add(sum[u], sum[u + half]);
+        }
+        half /= 2;
+    }
+    sum[0]
 }
 
 /// [`lanes`] for short runs: the same sums with little around them, flushed after each run.
@@ -159,20 +162,12 @@ pub(crate) fn short_lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
     }
     let registers = T::LANES / S::N;
     let zero = s.splat_lanes(T::ZERO);
-    let mut outer = [zero; M];
-    let mut inner = [zero; M];
+    let mut outer = [s.double().splat_lanes(0.0); M];
     for r in 0..tiles[0].rows() {
         let rows = tiles.map(|tile| tile.row(r));
         let mut i = 0;
         while i < len {
-            if i > 0 || r > 0 {
-                for m in 0..M {
-                    for u in 0..registers {
-                        outer[m][u] = s.add(outer[m][u], inner[m][u]);
-                    }
-                }
-                inner = [zero; M];
-            }
+            let mut inner = [zero; M];
             let end = len.min(i + FLUSH * T::LANES);
             while i + T::LANES <= end {
                 for u in 0..registers {
@@ -198,9 +193,14 @@ pub(crate) fn short_lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
                 }
                 i = end;
             }
+            add_wide(s, &mut outer, inner);
         }
     }
-    fold(s, outer, inner)
+    let mut sums = [0.0; M];
+    for m in 0..M {
+        sums[m] = s.double().fold(half_fold(s, outer[m]));
+    }
+    sums
 }
 
 /// Adds to `sums[m][i]` the sum of the term `f` down column `i`; `along[j]` are parameters of the columns. What rounding

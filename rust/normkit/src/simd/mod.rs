@@ -97,8 +97,15 @@ pub trait Simd<T: Real>: Copy + 'static {
     type V: Copy;
     /// `T::LANES` values in registers.
     type Lanes: Copy + IndexMut<usize, Output = Self::V>;
+    /// The same instructions for float64.
+    type Double: Fold;
     /// Elements in a register.
     const N: usize;
+
+    /// The token of these.
+    fn double(self) -> Self::Double;
+    /// The virtual lanes as float64: of float32 the second half is added to the first.
+    fn widen(self, lanes: Self::Lanes) -> Wide<T, Self>;
 
     /// `x` in every lane.
     fn splat(self, x: T) -> Self::V;
@@ -168,11 +175,18 @@ pub trait Simd<T: Real>: Copy + 'static {
     fn scale(self, p: Self::V, magic: Self::V) -> Self::V;
     /// Runs a kernel as a function of its own, compiled once: for what is seldom needed.
     fn call<K: Kernel<T>>(self, kernel: K) -> K::Output;
+}
+
+/// Virtual lanes in float64.
+pub type Wide<T, S> = <<S as Simd<T>>::Double as Simd<f64>>::Lanes;
+
+/// Vectors of float64 can be folded: everything else is summed up in them.
+pub trait Fold: Simd<f64> {
     /// Sum of the lanes by the fixed tree: lane i + lane i + N/2, halving.
-    fn fold(self, v: Self::V) -> T;
+    fn fold(self, v: Self::V) -> f64;
     /// Folds the first `n` vectors, each by the same tree; where that is quicker, all of them.
     #[inline(always)]
-    fn folds(self, vectors: &[Self::V; AT_ONCE], n: usize, sums: &mut [T; AT_ONCE]) {
+    fn folds(self, vectors: &[Self::V; AT_ONCE], n: usize, sums: &mut [f64; AT_ONCE]) {
         for i in 0..n {
             sums[i] = self.fold(vectors[i]);
         }
