@@ -3,16 +3,16 @@
 
 use std::mem::MaybeUninit;
 
-use super::loops::{FLUSH, add_wide, half_fold, load};
+use super::loops::{add_wide, half_fold, load};
 use super::{Behind, Fold, Lines, LinesMut, Real, Simd, Wide};
 
 /// Lines whose sums are taken together.
 pub(crate) const AT_ONCE: usize = 16;
 
 /// The sums of the `M` terms that `f` makes of each line's elements, over all rows, for up to [`AT_ONCE`] lines: in
-/// [`Real::LANES`] virtual lanes with two levels, the second in float64, folded by the fixed tree. `along` gives what `f` needs of a line, and
-/// what tails are filled with, of which `f` must make zeros. The `B` terms that `g` makes are added to `beside`, element
-/// by element. `behind` follows.
+/// [`Real::LANES`] virtual lanes with two levels, the second in float64, folded by the fixed tree. `along` gives what `f`
+/// needs of a line, and what tails are filled with, of which `f` must make zeros. The `B` terms that `g` makes are added
+/// to `beside`, element by element. `behind` follows.
 #[inline(always)]
 pub(crate) fn line_sums<T: Real, S: Simd<T>, P: Copy, const K: usize, const M: usize, const B: usize>(
     s: S,
@@ -42,7 +42,7 @@ pub(crate) fn line_sums<T: Real, S: Simd<T>, P: Copy, const K: usize, const M: u
             while i < len {
                 let (begin, first) = (i, r == 0 && i == 0);
                 let mut inner = [zero; M];
-                let end = len.min(i + FLUSH * T::LANES);
+                let end = len.min(i + T::FLUSH * T::LANES);
                 while i + T::LANES <= end {
                     for u in 0..registers {
                         debug_assert!(i + (u + 1) * S::N <= len);

@@ -3,10 +3,6 @@
 
 use super::{Behind, Fold, LINE, Real, Simd, Tile, TileMut, Wide};
 
-/// Steps that float lanes take before they are added up in float64. One large term may make every other that follows it
-/// in its lane round the same way: this bounds what that costs by 1.5 ulp.
-pub(super) const FLUSH: usize = 4;
-
 /// Rows summed in registers before they are added to a column's accumulator: the two levels of [`columns`].
 const GROUP: usize = 4;
 
@@ -69,7 +65,7 @@ pub(crate) fn lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
     let zero = s.splat_lanes(T::ZERO);
     let mut inner = [zero; M];
     let mut outer = [s.double().splat_lanes(0.0); M];
-    let mut left = FLUSH;
+    let mut left = T::FLUSH;
     for r in 0..tiles[0].rows() {
         let rows = tiles.map(|tile| tile.row(r));
         let mut i = 0;
@@ -110,7 +106,7 @@ pub(crate) fn lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
             if left == 0 {
                 add_wide(s, &mut outer, inner);
                 inner = [zero; M];
-                left = FLUSH;
+                left = T::FLUSH;
             }
         }
     }
@@ -168,7 +164,7 @@ pub(crate) fn short_lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
         let mut i = 0;
         while i < len {
             let mut inner = [zero; M];
-            let end = len.min(i + FLUSH * T::LANES);
+            let end = len.min(i + T::FLUSH * T::LANES);
             while i + T::LANES <= end {
                 for u in 0..registers {
                     debug_assert!(i + (u + 1) * S::N <= len);
