@@ -12,9 +12,20 @@ fn variances_with_an_outlier() {
     for isa in Isa::available() {
         let _guard = configure(1, isa);
         // Columns, rows, lines of one row and of several.
-        for (before, after) in
-            [(128, 1), (127, 1), (1000, 1), (1, 4096), (1, 70_001), (1, 49), (1, 196), (8, 49), (5, 600), (32, 16)]
-        {
+        for (before, after) in [
+            (128, 1),
+            (127, 1),
+            (1000, 1),
+            (1, 4096),
+            (1, 70_001),
+            (1, 49),
+            (1, 196),
+            (1, 600),
+            (1, 2048),
+            (8, 49),
+            (5, 600),
+            (32, 16),
+        ] {
             let count = before * after;
             for at in [0, 3, count / 2, count - 1] {
                 let channels = CHANNELS.min(4_100_000 / count);
