@@ -1,7 +1,9 @@
 //! One pass over a block: y = (x − mean)·scale + shift, dx = a·dy + (b·x̂ + c), x̂ = (x − mean)·rstd.
 
+use std::marker::PhantomData;
+
 use super::activation::Activation;
-use crate::simd::{Lines, LinesMut, Real, Simd, Tile, TileMut, map, map_lines};
+use crate::simd::{Each, Lines, LinesMut, Real, Simd, Tile, TileMut, map, map_lines};
 
 /// Coefficients of the forward pass for one cell.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -102,6 +104,23 @@ pub(crate) fn splat<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K: usiz
         coefficients[j] = s.splat(values[j]);
     }
     coefficients
+}
+
+/// Coefficients applied behind a reduction.
+pub(crate) struct Applied<C, const J: usize>(PhantomData<C>);
+
+impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> Each<T, K> for Applied<C, J> {
+    type Of = C;
+    type Along<S: Simd<T>> = [S::V; J];
+    const NONE: C = C::NONE;
+    #[inline(always)]
+    fn along<S: Simd<T>>(s: S, cell: C) -> [S::V; J] {
+        splat(s, cell)
+    }
+    #[inline(always)]
+    fn output<S: Simd<T>>(s: S, operands: [S::V; K], along: [S::V; J]) -> S::V {
+        C::NONE.of(s, operands, along)
+    }
 }
 
 /// A block of one cell.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::statistic::Statistic;
 use super::{Pass, State};
-use crate::kernels::apply::{Affine, Coefficients, splat};
+use crate::kernels::apply::{Affine, Applied, Coefficients};
 use crate::simd::{Isa, Kernel, Lines, LinesMut, Lockstep, Real, Simd, Waiting};
 use crate::view::Input;
 
@@ -106,14 +106,7 @@ where
                 None => earlier.take(),
             };
             let waits = waits.map(|(lines, out)| Waiting { lines, out, of: waiting });
-            let mut behind = Lockstep::new(
-                s,
-                waits,
-                #[inline(always)]
-                |cell| splat(s, cell),
-                #[inline(always)]
-                |operands, coefficients| C::NONE.of(s, operands, coefficients),
-            );
+            let mut behind = Lockstep::<_, _, Applied<C, J>, L>::new(s, waits);
             if let Some(step) = &step {
                 let lines = of_step(step, *parts);
                 totals.clear();

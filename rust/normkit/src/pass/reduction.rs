@@ -8,7 +8,7 @@ use super::statistic::{Known, Statistic};
 use super::{Needs, Piece, Room, columns_of, pieces};
 use crate::kernels::Pattern;
 use crate::kernels::activation::Activation;
-use crate::kernels::apply::{Affine, Coefficients, splat};
+use crate::kernels::apply::{Affine, Applied, Coefficients};
 use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
 use crate::plan::{Cut, tile_statistics};
@@ -187,15 +187,7 @@ where
     fn eval<S: Simd<T>>(self, s: S) {
         let Before { share, pending, room: Room { scratch, stages, .. } } = self;
         let mut waiting = pending.map(Pending::waiting);
-        let mut follower = Follower::new(
-            s,
-            C::NONE,
-            || waiting.as_mut()?(),
-            #[inline(always)]
-            |cell| splat(s, cell),
-            #[inline(always)]
-            |operands, coefficients| C::NONE.of(s, operands, coefficients),
-        );
+        let mut follower = Follower::<_, _, Applied<C, J>, _, L>::new(s, || waiting.as_mut()?());
         share.all::<S, false>(s, scratch, stages, &mut follower);
         follower.finish();
     }

@@ -2,7 +2,8 @@
 //! sample: layer norm's elements, or the channels of group norm's groups where they are too short to be taken one by one.
 //!
 //! The gradients of the parameters are added up, position by position, beside the statistics' sums, so that operands
-//! are read once. A task takes some runs of one sample after the other.
+//! are read once. A task takes some runs of each of its samples: where it is a single one, those of several samples at a
+//! time.
 
 use std::ops::Range;
 

@@ -29,6 +29,45 @@ impl Behind for () {
     fn follow(&mut self, _elements: usize) {}
 }
 
+/// What is made of an element of each of `K` lines, with parameters that a line has in common.
+pub(crate) trait Each<T: Real, const K: usize> {
+    /// These parameters.
+    type Of: Copy;
+    /// They, in registers.
+    type Along<S: Simd<T>>: Copy;
+    /// Stands for them where none are needed.
+    const NONE: Self::Of;
+    /// Puts them there.
+    fn along<S: Simd<T>>(s: S, of: Self::Of) -> Self::Along<S>;
+    /// The output.
+    fn output<S: Simd<T>>(s: S, operands: [S::V; K], along: Self::Along<S>) -> S::V;
+}
+
+/// Makes the outputs of some elements.
+/// # Safety
+/// As of [`map_run`].
+#[inline(always)]
+unsafe fn make<T: Real, S: Simd<T>, E: Each<T, K>, const K: usize>(
+    s: S,
+    from: [*const T; K],
+    to: *mut T,
+    len: usize,
+    along: E::Along<S>,
+) {
+    // SAFETY: the caller vouches for the memory.
+    unsafe {
+        map_run(
+            s,
+            from,
+            to,
+            len,
+            along,
+            #[inline(always)]
+            |operands, along| E::output(s, operands, along),
+        )
+    }
+}
+
 /// Runs that wait for their outputs, and parameters of each line.
 pub(crate) struct Waiting<'t, T, P, const K: usize> {
     pub(crate) lines: [Lines<'t, T>; K],
@@ -36,16 +75,11 @@ pub(crate) struct Waiting<'t, T, P, const K: usize> {
     pub(crate) of: &'t [P],
 }
 
-/// `out = f(lines, along(of))` for the runs of one rectangle after the other.
-pub(crate) struct Follower<'t, T, S, P, A, F, N, const K: usize> {
+/// The outputs of one rectangle after the other, which `next` gives.
+pub(crate) struct Follower<'t, T: Real, S, E: Each<T, K>, N, const K: usize> {
     s: S,
-    along: A,
-    f: F,
-    /// Gives the next rectangle.
     next: N,
-    /// Stands for the parameters where none are needed.
-    none: P,
-    now: Option<Waiting<'t, T, P, K>>,
+    now: Option<Waiting<'t, T, E::Of, K>>,
     row: usize,
     line: usize,
     /// Where the run begins.
@@ -56,25 +90,16 @@ pub(crate) struct Follower<'t, T, S, P, A, F, N, const K: usize> {
     left: usize,
 }
 
-impl<'t, T, S, P, V, A, F, N, const K: usize> Follower<'t, T, S, P, A, F, N, K>
+impl<'t, T: Real, S: Simd<T>, E: Each<T, K>, N, const K: usize> Follower<'t, T, S, E, N, K>
 where
-    T: Real,
-    S: Simd<T>,
-    P: Copy,
-    V: Copy,
-    A: Fn(P) -> V,
-    F: Fn([S::V; K], V) -> S::V,
-    N: FnMut() -> Option<Waiting<'t, T, P, K>>,
+    N: FnMut() -> Option<Waiting<'t, T, E::Of, K>>,
 {
     /// One that has not begun.
     #[inline(always)]
-    pub(crate) fn new(s: S, none: P, next: N, along: A, f: F) -> Self {
+    pub(crate) fn new(s: S, next: N) -> Self {
         let mut follower = Follower {
             s,
-            along,
-            f,
             next,
-            none,
             now: None,
             row: 0,
             line: 0,
@@ -129,10 +154,10 @@ where
     fn some(&mut self, n: usize) {
         debug_assert!(n <= self.left);
         let Some(Waiting { of, .. }) = &self.now else { return };
-        let (at, of) = (self.offset, (self.along)(of[self.line]));
+        let (at, along) = (self.offset, E::along(self.s, of[self.line]));
         let from = self.from.map(|p| p.wrapping_add(at));
         // SAFETY: so many are left of the run; lines and output are alike.
-        unsafe { map_run(self.s, from, self.to.wrapping_add(at), n, of, &self.f) };
+        unsafe { make::<T, S, E, K>(self.s, from, self.to.wrapping_add(at), n, along) };
         (self.offset, self.left) = (at + n, self.left - n);
         if self.left == 0 {
             self.turn();
@@ -148,15 +173,9 @@ where
     }
 }
 
-impl<'t, T, S, P, V, A, F, N, const K: usize> Behind for Follower<'t, T, S, P, A, F, N, K>
+impl<'t, T: Real, S: Simd<T>, E: Each<T, K>, N, const K: usize> Behind for Follower<'t, T, S, E, N, K>
 where
-    T: Real,
-    S: Simd<T>,
-    P: Copy,
-    V: Copy,
-    A: Fn(P) -> V,
-    F: Fn([S::V; K], V) -> S::V,
-    N: FnMut() -> Option<Waiting<'t, T, P, K>>,
+    N: FnMut() -> Option<Waiting<'t, T, E::Of, K>>,
 {
     #[inline(always)]
     fn segment(&mut self, step: usize, most: usize) -> (usize, impl Fn(usize)) {
@@ -165,8 +184,8 @@ where
             self.some(self.left);
         }
         let steps = if self.now.is_some() { (self.left / step).min(most) } else { 0 };
-        let of = (self.along)(self.now.as_ref().map_or(self.none, |now| now.of[self.line]));
-        let (s, f, at) = (self.s, &self.f, self.offset);
+        let along = E::along(self.s, self.now.as_ref().map_or(E::NONE, |now| now.of[self.line]));
+        let (s, at) = (self.s, self.offset);
         let (from, to) = (self.from.map(|p| p.wrapping_add(at)), self.to.wrapping_add(at));
         self.offset += steps * step;
         self.left -= steps * step;
@@ -179,7 +198,7 @@ where
                         let i = at + u * S::N;
                         let from = from.map(|p| p.wrapping_add(i));
                         // SAFETY: within the segment, of which as much was left.
-                        unsafe { map_run(s, from, to.wrapping_add(i), S::N, of, f) };
+                        unsafe { make::<T, S, E, K>(s, from, to.wrapping_add(i), S::N, along) };
                     }
                 }
             },
@@ -199,33 +218,23 @@ where
     }
 }
 
-/// `out = f(lines, along(of))` for lines of one row: one of them for each line that is reduced. What a [`Follower`] keeps
-/// track of would cost more than short lines do.
-pub(crate) struct Lockstep<'t, T, S, P, A, F, const K: usize> {
+/// The outputs of lines of one row: one of them for each line that is reduced. What a [`Follower`] keeps track of would
+/// cost more than short lines do.
+pub(crate) struct Lockstep<'t, T: Real, S, E: Each<T, K>, const K: usize> {
     s: S,
-    along: A,
-    f: F,
-    waiting: Option<Waiting<'t, T, P, K>>,
+    waiting: Option<Waiting<'t, T, E::Of, K>>,
     line: usize,
 }
 
-impl<'t, T, S, P, V, A, F, const K: usize> Lockstep<'t, T, S, P, A, F, K>
-where
-    T: Real,
-    S: Simd<T>,
-    P: Copy,
-    V: Copy,
-    A: Fn(P) -> V,
-    F: Fn([S::V; K], V) -> S::V,
-{
+impl<'t, T: Real, S: Simd<T>, E: Each<T, K>, const K: usize> Lockstep<'t, T, S, E, K> {
     /// One that has not begun.
     #[inline(always)]
-    pub(crate) fn new(s: S, waiting: Option<Waiting<'t, T, P, K>>, along: A, f: F) -> Self {
+    pub(crate) fn new(s: S, waiting: Option<Waiting<'t, T, E::Of, K>>) -> Self {
         if let Some(Waiting { lines, out, of }) = &waiting {
             assert!(lines.iter().all(|of| of.is_like(out.shape())));
             assert!(of.len() == out.shape().lines() && out.shape().rows() == 1);
         }
-        Lockstep { s, along, f, waiting, line: 0 }
+        Lockstep { s, waiting, line: 0 }
     }
 
     /// The next line; whether there was one.
@@ -239,8 +248,9 @@ where
         for k in 0..K {
             from[k] = lines[k].at(0, line);
         }
+        let along = E::along(self.s, of[line]);
         // SAFETY: lines and output are alike: each run has so many elements.
-        unsafe { map_run(self.s, from, out.at(0, line), out.shape().len(), (self.along)(of[line]), &self.f) };
+        unsafe { make::<T, S, E, K>(self.s, from, out.at(0, line), out.shape().len(), along) };
         self.line += 1;
         true
     }
@@ -252,15 +262,7 @@ where
     }
 }
 
-impl<'t, T, S, P, V, A, F, const K: usize> Behind for Lockstep<'t, T, S, P, A, F, K>
-where
-    T: Real,
-    S: Simd<T>,
-    P: Copy,
-    V: Copy,
-    A: Fn(P) -> V,
-    F: Fn([S::V; K], V) -> S::V,
-{
+impl<T: Real, S: Simd<T>, E: Each<T, K>, const K: usize> Behind for Lockstep<'_, T, S, E, K> {
     #[inline(always)]
     fn segment(&mut self, _step: usize, most: usize) -> (usize, impl Fn(usize)) {
         (most, |_| ())

@@ -31,7 +31,7 @@ use crate::element::{Sink, Source};
 
 pub(crate) use aligned::Aligned;
 pub use behind::Behind;
-pub(crate) use behind::{Follower, Lockstep, Waiting};
+pub(crate) use behind::{Each, Follower, Lockstep, Waiting};
 pub use isa::Isa;
 pub use isa::force;
 pub(crate) use lines::{AT_ONCE, line_sums, map_lines};
