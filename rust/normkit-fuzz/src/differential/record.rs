@@ -145,6 +145,9 @@ impl Record {
 /// Writes a file as a whole or not at all.
 fn replace(path: &Path, text: &str) -> Result<()> {
     let beside = path.with_extension("part");
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
     std::fs::write(&beside, text)?;
     std::fs::rename(beside, path)
 }
