@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::activation::Activation;
-use crate::simd::{Each, Lines, LinesMut, Real, Simd, Tile, TileMut, map, map_lines};
+use crate::simd::{Each, Lines, LinesMut, Real, Simd, Tile, TileMut, inlined, map, map_lines};
 
 /// Coefficients of the forward pass for one cell.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -74,12 +74,6 @@ pub trait Coefficients<T: Real, const K: usize, const J: usize>: Copy + Send + S
     }
 }
 
-/// A closure can only be told to inline where it is an argument.
-#[inline(always)]
-fn inlined<V, const K: usize, const J: usize>(f: impl Fn([V; K], [V; J]) -> V) -> impl Fn([V; K], [V; J]) -> V {
-    f
-}
-
 /// The first or the second output.
 #[inline(always)]
 fn output<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K: usize, const J: usize>(
@@ -137,13 +131,13 @@ pub(crate) fn apply_rows<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K:
     if B::HEAVY {
         let f = inlined(
             #[inline(always)]
-            |operands, []| output(s, cell, second, operands, coefficients),
+            |operands, []: [S::V; 0]| output(s, cell, second, operands, coefficients),
         );
         map::<T, S, K, 0, true>(s, tiles, [], out, stream, f);
     } else {
         let f = inlined(
             #[inline(always)]
-            |operands, []| output(s, cell, second, operands, coefficients),
+            |operands, []: [S::V; 0]| output(s, cell, second, operands, coefficients),
         );
         map::<T, S, K, 0, false>(s, tiles, [], out, stream, f);
     }

@@ -18,7 +18,7 @@ use crate::kernels::reduce::{GradSums, trusted};
 use crate::layout::Grid;
 use crate::parallel::{Slots, run};
 use crate::plan::{runs_parts, runs_together};
-use crate::simd::{Aligned, Isa, Kernel, Lines, LinesMut, Real, Simd, Tile, TileMut};
+use crate::simd::{Aligned, Isa, Kernel, Lines, LinesMut, Real, Simd, Tile, TileMut, inlined};
 use crate::view::{Input, Output};
 
 /// Samples whose terms are added to one float lane.
@@ -235,12 +235,6 @@ impl<'a, T: Real> Take<'_, 'a, T> {
         }
         sums
     }
-}
-
-/// A closure can only be told to inline where it is an argument.
-#[inline(always)]
-fn inlined<V, A, R>(f: impl Fn(V, A) -> R) -> impl Fn(V, A) -> R {
-    f
 }
 
 impl<T: Real> Kernel<T> for Take<'_, '_, T> {

@@ -2,7 +2,7 @@
 #![allow(clippy::needless_range_loop, reason = "registers of several operands are indexed together")]
 
 use super::lines::map_run;
-use super::{Lines, LinesMut, Real, Simd};
+use super::{Lines, LinesMut, Real, Simd, inlined};
 
 /// What is done while something else is reduced.
 pub trait Behind {
@@ -13,9 +13,9 @@ pub trait Behind {
     fn follow(&mut self, elements: usize);
 }
 
-/// A closure can only be told to inline where it is an argument.
+/// [`inlined`] for the work of a step.
 #[inline(always)]
-fn inlined(f: impl Fn(usize)) -> impl Fn(usize) {
+fn inlined_step(f: impl Fn(usize)) -> impl Fn(usize) {
     f
 }
 
@@ -54,18 +54,12 @@ unsafe fn make<T: Real, S: Simd<T>, E: Each<T, K>, const K: usize>(
     len: usize,
     along: E::Along<S>,
 ) {
+    let f = inlined(
+        #[inline(always)]
+        |operands, along| E::output(s, operands, along),
+    );
     // SAFETY: the caller vouches for the memory.
-    unsafe {
-        map_run(
-            s,
-            from,
-            to,
-            len,
-            along,
-            #[inline(always)]
-            |operands, along| E::output(s, operands, along),
-        )
-    }
+    unsafe { map_run(s, from, to, len, along, &f) };
 }
 
 /// Runs that wait for their outputs, and parameters of each line.
@@ -189,7 +183,7 @@ where
         let (from, to) = (self.from.map(|p| p.wrapping_add(at)), self.to.wrapping_add(at));
         self.offset += steps * step;
         self.left -= steps * step;
-        let apply = inlined(
+        let apply = inlined_step(
             #[inline(always)]
             move |at| {
                 if steps > 0 {

@@ -146,7 +146,7 @@ pub(super) unsafe fn map_run<T: Real, S: Simd<T>, P: Copy, const K: usize>(
     to: *mut T,
     len: usize,
     of: P,
-    f: impl Fn([S::V; K], P) -> S::V,
+    f: &impl Fn([S::V; K], P) -> S::V,
 ) {
     let zeros = [s.splat(T::ZERO); K];
     let mut i = 0;

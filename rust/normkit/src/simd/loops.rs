@@ -1,7 +1,7 @@
 //! The three loops that every kernel is made of, safe to call on tiles of one shape.
 #![allow(clippy::needless_range_loop, reason = "registers of several accumulators are indexed together")]
 
-use super::{Behind, Fold, LINE, Real, Simd, Tile, TileMut, Wide};
+use super::{Behind, Fold, LINE, Real, Simd, Tile, TileMut, Wide, inlined};
 
 /// Rows summed in registers before they are added to a column's accumulator: the two levels of [`columns`].
 const GROUP: usize = 4;
@@ -304,12 +304,6 @@ unsafe fn column_group<
     if i < len {
         vector(i, len - i);
     }
-}
-
-/// A closure can only be told to inline where it is an argument.
-#[inline(always)]
-fn inlined<V>(f: impl Fn(usize, usize) -> V) -> impl Fn(usize, usize) -> V {
-    f
 }
 
 /// `out = f(tiles, along)`, element by element; `along[j]` are parameters of the columns. `stream` stores past the

@@ -45,6 +45,13 @@ pub(crate) const LINE: usize = 64;
 /// How far ahead memory is asked for, in bytes: 16 lines. Half and twice as much measured the same.
 const AHEAD: usize = 16 * LINE;
 
+/// A closure can only be told to inline where it is an argument. (One that is not, or that is called through a reference
+/// to it, becomes a call for each vector.)
+#[inline(always)]
+pub(crate) fn inlined<A, B, R>(f: impl Fn(A, B) -> R) -> impl Fn(A, B) -> R {
+    f
+}
+
 /// A type that statistics can be computed in: `f32` or `f64`.
 pub trait Real: Copy + Send + Sync + PartialEq + PartialOrd + 'static {
     /// Zero.
