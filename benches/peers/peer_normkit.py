@@ -12,11 +12,12 @@ from case import Case, Contender
 from ops import Op
 
 NAME = "normkit"
-FLOAT32, UNFUSED, ONE_THREAD = "normkit float32", "normkit unfused", "normkit one thread"
+FLOAT32, NCHW = "normkit float32", "normkit NCHW"
+UNFUSED, ONE_THREAD = "normkit unfused", "normkit one thread"
 
 
-def wide(case: Case, op: Op, out: dict) -> tuple[Callable, Callable, str]:
-    """The same op of the same values in float32, with an output of its own."""
+def plain(case: Case, op: Op, out: dict) -> tuple[Callable, Callable, str]:
+    """The same op of the same values in float32 and contiguous NCHW, with an output of its own."""
     own = Case(case.shape)
     own.x[...], own.dy[...] = case.x, case.dy
     call = calls.call(op, own, **({"out": own.out} if out else {}))
@@ -59,7 +60,8 @@ def one_thread(case: Case, op: Op, out: dict) -> tuple[Callable, Callable, str]:
     return alone, calls.results, f"{calls.says(call, case)} with one thread"
 
 
-BESIDE = {"float32": (FLOAT32, wide), "unfused": (UNFUSED, unfused), "one thread": (ONE_THREAD, one_thread)}
+BESIDE = {"float32": (FLOAT32, plain), "NCHW": (NCHW, plain)}
+BESIDE |= {"unfused": (UNFUSED, unfused), "one thread": (ONE_THREAD, one_thread)}
 
 
 class Peer:

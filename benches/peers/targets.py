@@ -101,18 +101,6 @@ def against_first(*places: int) -> Callable[[dict, Cells], float | None]:
     return lambda _, found: max(per_byte(found[i]) for i in places) / per_byte(found[0]) if len(found) > 1 else None
 
 
-def against_plain(op: str) -> Callable[[dict, Cells], float | None]:
-    """Another layout's time, in that of `op` on the same shapes of ResNet-50."""
-
-    def value(record: dict, found: Cells) -> float | None:
-        plain = {tuple(c["shape"]): c for c in summary.cells(record, "resnet50", op, found[0]["mode"])}
-        if any(tuple(c["shape"]) not in plain for c in found):
-            return None
-        return geomean((per_byte(c) / per_byte(plain[tuple(c["shape"])]), 1) for c in found)
-
-    return value
-
-
 def large(value: Callable[[dict, Cells], float | None]) -> Callable[[dict, Cells], float | None]:
     """Of shapes of 8 MiB and more in float32."""
     return lambda record, found: value(record, [c for c in found if 2 * size(c) >= 8 << 20])
@@ -143,8 +131,9 @@ def targets() -> Iterator[Target]:
     yield from both("diffusion, group norm {}, worst × PyTorch", (1, 1), GN, "groupnorm", slowest("PyTorch"))
     yield from both("1 and 3 channels {}, per byte of 64", (1.15, 1.15), BN, "layouts", against_first(2, 3), True)
     yield from both("(N, C) {}, of own NCHW", (1.25, 1.25), BN, "layouts", against_first(1), True)
+    of_nchw = share_of("normkit NCHW")
     yield from both(
-        "channels last {}, of own NCHW", (1.25, 1.25), f"{BN}-channels_last", "resnet50-three", against_plain(BN), True
+        "channels last {}, of own NCHW", (1.25, 1.25), f"{BN}-channels_last", "resnet50-three", of_nchw, True
     )
     for norm in ("layer_norm", "rms_norm"):
         yield from both(f"{norm} {{}} × PyTorch", (1.0, 1.3), norm, "rows", torch)
