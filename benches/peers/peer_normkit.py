@@ -8,6 +8,7 @@ import numpy as np
 
 import calls
 import normkit as nk
+import record as records
 from case import Case, Contender
 from ops import Op
 
@@ -67,7 +68,7 @@ BESIDE |= {"unfused": (UNFUSED, unfused), "one thread": (ONE_THREAD, one_thread)
 class Peer:
     def __init__(self, threads: int) -> None:
         nk.set_num_threads(threads)
-        self.version = nk.__version__
+        self.version, self.build = nk.__version__, records.digest(nk._normkit.__file__)
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             nk.show_config()
