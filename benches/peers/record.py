@@ -92,7 +92,6 @@ def now() -> str:
 
 def save(record: dict, folder: Path, what: str) -> Path:
     """Write `YYYY-MM-DD-<what>.json`, then -2, -3 …: a record is never overwritten."""
-    folder.mkdir(parents=True, exist_ok=True)
     stem, number = f"{datetime.date.today().isoformat()}-{what}", 1
     while (path := folder / f"{stem}{'' if number == 1 else f'-{number}'}.json").exists():
         number += 1
@@ -102,6 +101,7 @@ def save(record: dict, folder: Path, what: str) -> Path:
 
 def write(record: dict, path: Path) -> None:
     """Over what is there, at once: whoever is stopped meanwhile leaves the old record or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.part")
     beside.write_text(dumps(record))
     beside.replace(path)
