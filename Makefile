@@ -89,7 +89,8 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benches/peers/run.py $(ARGS)
 
-# What the table of targets (benches/peers/targets.py) needs, and the table: reached, missed. Wants an idle machine.
+# What the table of targets (benches/peers/targets.py) needs, and the table: reached, missed. Wants an idle machine, for 20
+# minutes; stopped, it goes on with its record when started again. ARGS='--targets batch,halves' for some rows.
 bench-limit: $(VENV)/.installed-bench
 	$(BIN)/python benches/peers/run.py --limit $(ARGS)
 

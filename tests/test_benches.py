@@ -89,7 +89,7 @@ def test_every_target_is_measured_and_judged():
     """Where all are equally fast but we take a tenth, everything that is compared is won; and the other way round."""
     contenders = dict.fromkeys(("yardstick", *summary.PEERS), 1.0)
     fast, slow = record_of(contenders | {"normkit": 1e-3}), record_of(contenders | {"normkit": 1e3})
-    own = [target for target in targets.TARGETS if "own NCHW" in target.what or "per byte" in target.what]
+    own = [target for target in targets.TARGETS if "(N, C)" in target.what or "per byte" in target.what]
     for target in targets.TARGETS:
         good, bad = target.of(fast), target.of(slow)
         assert good is not None, target

@@ -37,7 +37,7 @@ class Row:
     has_backward: bool = True
     dtype: str = "float32"
     channels_last: bool = False  # in memory; the shape stays (N, C, *spatial)
-    beside: str = ""  # a second way of our own: "float32", "unfused" or "one thread"
+    beside: str = ""  # a second way of our own: "float32", "NCHW", "unfused" or "one thread"
 
     @property
     def is_layer(self) -> bool:
@@ -225,6 +225,7 @@ CHANNELS_LAST = replace(
     sets=("resnet50-three",),
     norm="batch_norm",
     channels_last=True,
+    beside="NCHW",
     compiled=None,
     compiled_backward=None,
 )

@@ -8,15 +8,17 @@ import numpy as np
 
 import calls
 import normkit as nk
+import record as records
 from case import Case, Contender
 from ops import Op
 
 NAME = "normkit"
-FLOAT32, UNFUSED, ONE_THREAD = "normkit float32", "normkit unfused", "normkit one thread"
+FLOAT32, NCHW = "normkit float32", "normkit NCHW"
+UNFUSED, ONE_THREAD = "normkit unfused", "normkit one thread"
 
 
-def wide(case: Case, op: Op, out: dict) -> tuple[Callable, Callable, str]:
-    """The same op of the same values in float32, with an output of its own."""
+def plain(case: Case, op: Op, out: dict) -> tuple[Callable, Callable, str]:
+    """The same op of the same values in float32 and contiguous NCHW, with an output of its own."""
     own = Case(case.shape)
     own.x[...], own.dy[...] = case.x, case.dy
     call = calls.call(op, own, **({"out": own.out} if out else {}))
@@ -59,13 +61,14 @@ def one_thread(case: Case, op: Op, out: dict) -> tuple[Callable, Callable, str]:
     return alone, calls.results, f"{calls.says(call, case)} with one thread"
 
 
-BESIDE = {"float32": (FLOAT32, wide), "unfused": (UNFUSED, unfused), "one thread": (ONE_THREAD, one_thread)}
+BESIDE = {"float32": (FLOAT32, plain), "NCHW": (NCHW, plain)}
+BESIDE |= {"unfused": (UNFUSED, unfused), "one thread": (ONE_THREAD, one_thread)}
 
 
 class Peer:
     def __init__(self, threads: int) -> None:
         nk.set_num_threads(threads)
-        self.version = nk.__version__
+        self.version, self.build = nk.__version__, records.digest(nk._normkit.__file__)
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             nk.show_config()

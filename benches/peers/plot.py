@@ -16,7 +16,7 @@ import summary
 
 COLOURS = {"normkit": "#c2410c", "PyTorch": "#475569", "JAX": "#0d9488", "oneDNN nchw": "#7c9cc4"}
 COLOURS |= {"oneDNN blocked": "#b9cbe3", "normkit float32": "#f5b08a", "normkit unfused": "#e8c39e"}
-COLOURS |= {"torch.compile": "#94a3b8", "normkit one thread": "#f7d0b5"}
+COLOURS |= {"torch.compile": "#94a3b8", "normkit one thread": "#f7d0b5", "normkit NCHW": "#d98b5f"}
 
 
 def panel(axes, found: list[dict], op: str, mode: str, contenders: list[str]) -> None:

@@ -1,6 +1,7 @@
 """What a record says of the machine and the software, and where it is kept."""
 
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -80,23 +81,48 @@ def commit() -> dict:
     return {"commit": git("rev-parse", "HEAD"), "changed_files": None if status is None else len(status.splitlines())}
 
 
+def digest(path: str) -> str:
+    """Of a compiled module: which build was measured, whatever the commit says."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
 def now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def save(record: dict, folder: Path, what: str) -> Path:
     """Write `YYYY-MM-DD-<what>.json`, then -2, -3 …: a record is never overwritten."""
-    folder.mkdir(parents=True, exist_ok=True)
     stem, number = f"{datetime.date.today().isoformat()}-{what}", 1
-    while True:
-        path = folder / f"{stem}{'' if number == 1 else f'-{number}'}.json"
-        try:
-            with path.open("x") as file:
-                file.write(dumps(record))
-        except FileExistsError:
-            number += 1
-        else:
+    while (path := folder / f"{stem}{'' if number == 1 else f'-{number}'}.json").exists():
+        number += 1
+    write(record, path)
+    return path
+
+
+def write(record: dict, path: Path) -> None:
+    """Over what is there, at once: whoever is stopped meanwhile leaves the old record or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.part")
+    beside.write_text(dumps(record))
+    beside.replace(path)
+
+
+def unfinished(folder: Path, asked: dict) -> Path | None:
+    """The newest record that a stopped run has left which was asked for the same."""
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        record = load(path)
+        if (record.get("finished"), record.get("asked")) == (False, asked):
             return path
+    return None
+
+
+def differences(a: dict, b: dict) -> list[str]:
+    """What keeps the cells of two records from standing in one table."""
+    found = [name for name in ("build", "versions") if a.get(name) != b.get(name)]
+    if a["machine"]["cpu"] != b["machine"]["cpu"]:
+        found.append("machine")
+    names = {**a["settings"], **b["settings"]}
+    return found + [name for name in names if a["settings"].get(name) != b["settings"].get(name)]
 
 
 def dumps(record: dict) -> str:

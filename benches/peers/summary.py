@@ -10,7 +10,7 @@ from quiet import BUSY
 
 OURS, LIMIT = "normkit", "yardstick"
 PEERS = ("PyTorch", "torch.compile", "JAX", "oneDNN nchw", "oneDNN blocked")
-PEERS += ("normkit float32", "normkit unfused", "normkit one thread")
+PEERS += ("normkit float32", "normkit NCHW", "normkit unfused", "normkit one thread")
 TITLES = {op.name: op.title for op in OPS.values()}
 MODES = {"out": "reused output", "fresh": "fresh output"}
 NOISY = 0.25  # interquartile range ÷ median
