@@ -96,6 +96,37 @@ def test_spectral_norm_is_the_function_and_iterates_in_training_only():
     assert checks.same_bits(module.weight_v, v)
 
 
+def test_spectral_norm_keeps_its_directions():
+    """A weight of zeros, or one below eps, whose u and v are zeros in float32, leaves directions to go on from."""
+    w = start()[0].astype(np.float32)
+    sigma = nk.SpectralNorm(w, n_power_iterations=300)._forward()[1].sigma
+    for factor in (0, 1e-16):
+        module = nk.SpectralNorm(w * np.float32(factor))
+        for _ in range(3):
+            assert module.weight_u.any()
+            assert module.weight_v.any()
+            weak = module()
+        assert factor or not weak.any()
+        module.params["weight_orig"][...] = w
+        for _ in range(300):
+            strong = module()
+        np.testing.assert_allclose(strong, w / sigma, rtol=1e-5)
+
+
+def test_spectral_norm_refuses_directions_of_zeros():
+    w, _ = start()
+    for name in ("weight_u", "weight_v"):
+        module = nk.SpectralNorm(w)
+        state = module.state_dict()
+        module.load_state_dict({**state, name: 0 * state[name]})
+        before = module.state_dict()
+        for mode in (True, False):
+            with pytest.raises(ValueError, match=rf"^spectral_norm: `{name[-1]}` must be a vector that is not all z"):
+                module.train(mode)()
+            for key, value in module.state_dict().items():
+                assert checks.same_bits(value, before[key])
+
+
 @pytest.mark.parametrize("dim", [0, 1, -1])
 def test_spectral_norm_finds_the_largest_singular_value(dim):
     """The error falls by (s2/s1)² an iteration: 300 of them leave rounding alone for gaps above 10 %."""

@@ -154,7 +154,7 @@ def test_user_row_29_spectral_norm_changes_no_input_and_is_finite_on_zero_rows()
         weight, dw = values((4, 3, 2, 2), dtype)
         weight[1] = 0
         u, v = vectors(weight.shape, 0, dtype)
-        for arrays in ([weight, u, v], [np.zeros_like(weight), u, v], [weight, 0 * u, 0 * v]):
+        for arrays in ([weight, u, v], [np.zeros_like(weight), u, v]):
             before = [a.copy() for a in arrays]
             for a in arrays:
                 a.flags.writeable = False
@@ -183,6 +183,52 @@ def test_a_weight_of_zeros_recovers():
     weight, _ = values((4, 3, 2, 2))
     _, cache = nk.spectral_norm(weight, cache.u, cache.v, n_power_iterations=100)
     assert cache.sigma == pytest.approx(np.linalg.norm(weight.reshape(4, -1), 2), rel=1e-6)
+
+
+ONE_ENTRY = np.array([[0, 0, 0], [0, 2.0, 0]])  # its rows and columns of zeros are orthogonal to the others
+
+
+@pytest.mark.parametrize(
+    ("u", "v"),
+    [([0, 1], [1, 0, 0]), ([1, 0], [0.6, 0.8, 0]), ([np.nan, 1], [0, 1, 0]), ([np.inf, 1], [0, 1, 0])],
+    ids=["W v is zero", "u is orthogonal", "NaN in u", "infinity in u"],
+)
+def test_one_good_direction_is_enough(u, v):
+    w, cache = nk.spectral_norm(ONE_ENTRY, np.array(u, F64), np.array(v, F64))
+    assert w.tolist() == [[0, 0, 0], [0, 1, 0]]
+    assert (cache.u.tolist(), cache.v.tolist(), cache.sigma) == ([0, 1], [0, 1, 0], 2)
+
+
+def test_no_weight_becomes_zeros_unless_it_is():
+    """Sigma is 0 where u is orthogonal to W v, where eps brings u and v down, and for vectors that are too short."""
+    u, v, n = np.array([1.0, 0]), np.array([1.0, 0, 0]), "n_power_iterations"
+    expected = r"^spectral_norm: `u` must give a sigma = u @ W @ v .*, found sigma = 0\.0$"
+    for arguments in ((u, v, 0), (u, v, 1), (u, v, 50), (u, v[[1, 0, 2]], 0), (1e-200 * u, 1e-200 * v, 0)):
+        for weight in (ONE_ENTRY, ONE_ENTRY[:, ::-1].astype(F32)):
+            before = [a.copy() for a in (weight, *arguments[:2])]
+            with pytest.raises(ValueError, match=expected):
+                nk.spectral_norm(weight, *arguments[:2], n_power_iterations=arguments[2])
+            assert all(checks.same_bits(a, b) for a, b in zip((weight, *arguments[:2]), before, strict=True))
+        w, cache = nk.spectral_norm(0 * ONE_ENTRY, *arguments[:2], **{n: arguments[2]})
+        assert (w == 0).all()
+        assert (cache.u.tolist(), cache.v.tolist(), cache.sigma) == (*(a.tolist() for a in arguments[:2]), 0)
+    with pytest.raises(ValueError, match=r"^spectral_norm: `eps` must be at most the norm of weight, 2e-100, .*1e-12$"):
+        nk.spectral_norm(1e-100 * ONE_ENTRY, *vectors((2, 3), 0))
+    w, _ = nk.spectral_norm(1e-100 * ONE_ENTRY, *vectors((2, 3), 0), eps=0)
+    np.testing.assert_allclose(w, ONE_ENTRY / 2, rtol=1e-15)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_bad_numbers_in_u_and_v_are_seen(bad):
+    weight = ONE_ENTRY + 1
+    for u, v, n in (([0, bad], [0, 1, 0], 0), ([0, 1], [0, bad, 0], 0), ([0, 1], [0, bad, 0], 3)):
+        w, cache = nk.spectral_norm(weight, np.array(u, F64), np.array(v, F64), n_power_iterations=n)
+        assert np.isnan(w).all()
+        assert np.isnan(nk.spectral_norm_backward(weight, cache)).all()
+    u, v = np.full(2, 1e5), np.full(3, 1e5)
+    w, cache = nk.spectral_norm(np.full((2, 3), 1e300), u, v, n_power_iterations=0)  # sigma is beyond float64
+    assert np.isnan(w).all()
+    assert np.isnan(nk.spectral_norm_backward(weight, cache)).all()
 
 
 def test_shapes_of_u_and_v_are_kept():
@@ -338,7 +384,14 @@ TABLE = {
     ],
     "spectral_norm": [
         *each("weight", NOT_FLOATS, T), ({"weight": array()}, "weight", V), *of_places("u", 4), *of_places("v", 15),
-        *of_dim(none=False), ({"dim": 1}, "u", V), *of_eps(), *each("n_power_iterations", (-1, -(2**70), 2**70), V),
+        *of_dim(none=False), ({"dim": 1}, "u", V), *of_eps(),
+        *each("u", [np.zeros(4, F32), -np.zeros(4), np.zeros((4, 1, 1))], V),
+        *each("v", [np.zeros(15, F32), -np.zeros(15), np.zeros((1, 15))], V),
+        *[({"u": np.zeros(4), "v": np.zeros(15), "n_power_iterations": n}, "u", V) for n in (0, 1, 3)],
+        *[({"v": np.zeros(15), "n_power_iterations": n}, "v", V) for n in (0, 3)],
+        ({"u": np.zeros(4), "n_power_iterations": 0}, "u", V),
+        ({"weight": np.zeros(SHAPE), "u": np.zeros(4)}, "u", V),
+        *each("n_power_iterations", (-1, -(2**70), 2**70), V),
         *each("n_power_iterations", ("text", None, 1.5, True), T),
     ],
     "scaled_weight_standardization": [

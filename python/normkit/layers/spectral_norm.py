@@ -14,13 +14,19 @@ from normkit.layers._reparametrized import ReparametrizedWeight
 _FIRST_ITERATIONS = 15
 
 
+def _direction(found: NDArray[Any], old: NDArray[Any]) -> NDArray[Any]:
+    """Round to the dtype of `old`, which is kept where that leaves zeros alone: they have no direction."""
+    rounded = found.astype(old.dtype)
+    return rounded if rounded.any() else old
+
+
 class SpectralNorm(ReparametrizedWeight):
     """Spectral normalization (Miyato et al. 2018): a weight divided by its largest singular value.
 
     w = weight_orig / sigma with sigma = uᵀ·W·v, where W is the weight read as a matrix of its axis `dim` by all others.
     u and v come from power iteration, which each call in training mode takes further, in `weight_u` and `weight_v`;
-    eval mode leaves them. The names are PyTorch's (`torch.nn.utils.spectral_norm`; `load_state_dict`
-    takes those of `torch.nn.utils.parametrizations.spectral_norm`, too).
+    eval mode leaves them, and so does a weight of zeros. The names are PyTorch's (`torch.nn.utils.spectral_norm`;
+    `load_state_dict` takes those of `torch.nn.utils.parametrizations.spectral_norm`, too).
 
     Args:
         weight: the weight to start from, (out, in, *kernel) or (out, in), of any float dtype, which the parameter will
@@ -31,7 +37,8 @@ class SpectralNorm(ReparametrizedWeight):
         seed: of the random u to start from, which 15 iterations then improve.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of its range; in a call, `weight_u` or `weight_v` is all zeros, or sigma is 0
+            though the weight is not, as in `spectral_norm`.
         TypeError: an argument has the wrong type.
 
     Example:
@@ -67,8 +74,9 @@ class SpectralNorm(ReparametrizedWeight):
         outputs = start.shape[self.dim]
         u, v = (rng.standard_normal((n,)) for n in (outputs, start.size // max(outputs, 1)))
         _, cache = spectral_norm(start, u, v, n_power_iterations=_FIRST_ITERATIONS, eps=self.eps, dim=self.dim)
-        self.weight_u: NDArray[Any] = cache.u.astype(at_least_float32(self.dtype))
-        self.weight_v: NDArray[Any] = cache.v.astype(at_least_float32(self.dtype))
+        dtype = at_least_float32(self.dtype)
+        self.weight_u: NDArray[Any] = _direction(cache.u, u.astype(dtype))
+        self.weight_v: NDArray[Any] = _direction(cache.v, v.astype(dtype))
         self._add_parameter("weight_orig", start)
 
     def _forward(self) -> tuple[NDArray[Any], Any]:
@@ -81,8 +89,8 @@ class SpectralNorm(ReparametrizedWeight):
             dim=self.dim,
         )
         if self.training:
-            self.weight_u[...] = cache.u
-            self.weight_v[...] = cache.v
+            self.weight_u[...] = _direction(cache.u, self.weight_u)
+            self.weight_v[...] = _direction(cache.v, self.weight_v)
         return w, cache
 
     def _backward(self, dw: NDArray[Any], cache: Any) -> dict[str, NDArray[Any] | None]:

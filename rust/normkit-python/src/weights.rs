@@ -287,7 +287,9 @@ impl SpectralNormCache {
 ///     Any strides. It is kept by reference in the cache, so do not change it before the backward pass.
 /// u, v : float arrays with an element for each row and each column of W
 ///     Where the iteration starts; unit vectors, random at first, cache.u and cache.v of the last call from then on.
-///     They are not changed. Columns are counted in C order over the other axes, as in PyTorch.
+///     They are not changed. Columns are counted in C order over the other axes, as in PyTorch. Neither may be all
+///     zeros, as these have no direction. NaN and infinity are not refused: w is NaN then, unless they are in a u that
+///     the iteration replaces.
 /// n_power_iterations : int >= 0
 ///     Steps; 0 (as in evaluation) uses u and v as they are.
 /// eps : float >= 0
@@ -298,15 +300,17 @@ impl SpectralNormCache {
 /// Returns
 /// -------
 /// w : array of the weight's shape, dtype and memory order
-///     A new one. Computed in float64 and rounded once. A weight of zeros gives zeros, and leaves u and v as they are
-///     (PyTorch gives NaN).
+///     A new one. Computed in float64 and rounded once. A weight of zeros gives zeros (PyTorch: NaN), NaN in the weight
+///     or a sigma that is infinite gives NaN.
 /// cache : SpectralNormCache
-///     For spectral_norm_backward; cache.u and cache.v (float64) and cache.sigma are what was found.
+///     For spectral_norm_backward; cache.u and cache.v (float64) and cache.sigma are what was found. Where W @ v or
+///     W.T @ u is all zeros, the old u or v is kept: a weight of zeros leaves both as they are.
 ///
 /// Raises
 /// ------
 /// ValueError
-///     A shape, axis or value that does not fit.
+///     A shape, axis or value that does not fit; u or v is all zeros; or sigma is 0 after the iteration though the
+///     weight is not all zeros, as u is orthogonal to W @ v, or as eps is above the norm of the weight.
 /// TypeError
 ///     An argument of the wrong type or dtype.
 ///

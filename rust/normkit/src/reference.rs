@@ -310,7 +310,8 @@ pub fn spectral_norm(
     let columns = members(weight.len(), v.len(), column);
     let direction = |new: Vec<f64>, old: &[f64]| {
         let norm = norm(new.iter().copied());
-        if norm == 0.0 { old.to_vec() } else { new.iter().map(|x| x / norm.max(eps)).collect() }
+        let new: Vec<f64> = new.iter().map(|x| x / norm.max(eps)).collect();
+        if norm == 0.0 || new.iter().all(|&x| x == 0.0) { old.to_vec() } else { new }
     };
     let times =
         |v: &[f64]| -> Vec<f64> { rows.iter().map(|set| sum(set.iter().map(|&i| weight[i] * v[column(i)]))).collect() };
@@ -319,7 +320,8 @@ pub fn spectral_norm(
         v = direction(columns.iter().map(|set| sum(set.iter().map(|&i| weight[i] * u[row(i)]))).collect(), &v);
     }
     let sigma = sum(times(&v).iter().zip(&u).map(|(a, b)| a * b));
-    (weight.iter().map(|&w| over(w, sigma)).collect(), u, v, sigma)
+    let by = if sigma.is_infinite() { f64::NAN } else { sigma };
+    (weight.iter().map(|&w| over(w, by)).collect(), u, v, sigma)
 }
 
 /// The gradient of spectral normalization.

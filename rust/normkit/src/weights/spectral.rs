@@ -64,7 +64,22 @@ impl<'t, 'a, E: Element> Matrix<'t, 'a, E> {
     }
 }
 
-/// `vector` divided by its norm, or by eps where that is more; `old` where it is zero, as that has no direction.
+/// Whether a vector has numbers, but no direction.
+fn is_zero(vector: &[f64]) -> bool {
+    !vector.is_empty() && vector.iter().all(|&x| x == 0.0)
+}
+
+/// A vector that is given has a direction: without one sigma is 0, and any weight would become zeros.
+fn check_direction(name: &'static str, vector: &[f64]) -> Result<()> {
+    if !is_zero(vector) {
+        return Ok(());
+    }
+    let expected = "be a vector that is not all zeros (the direction that the power iteration starts from)";
+    Err(Error::new(name, expected, format!("only zeros ({})", vector.len())))
+}
+
+/// `vector` divided by its norm, or by eps where that is more; `old` where it is zero, or becomes so, as that has no
+/// direction.
 fn direction(mut vector: Vec<f64>, eps: f64, old: Vec<f64>) -> Result<Vec<f64>> {
     let norm = spreads(&Tensor::dense(&vector, &[vector.len()])?, &[false])?[0].norm();
     if norm == 0.0 {
@@ -72,14 +87,39 @@ fn direction(mut vector: Vec<f64>, eps: f64, old: Vec<f64>) -> Result<Vec<f64>> 
     }
     let by = if norm < eps { eps } else { norm }; // NaN stays
     vector.iter_mut().for_each(|x| *x /= by);
-    Ok(vector)
+    Ok(if is_zero(&vector) { old } else { vector }) // a large eps
+}
+
+/// σ to divide by: NaN where it is infinite, as that would make zeros of any weight.
+fn divisor(sigma: f64) -> f64 {
+    if sigma.is_infinite() { f64::NAN } else { sigma }
+}
+
+/// A σ that is too small to divide by is that of a weight of zeros, and of no other.
+fn check_sigma<E: Element>(weight: &Tensor<E>, sigma: f64, iterations: usize, eps: f64) -> Result<()> {
+    if over(1.0, divisor(sigma)) != 0.0 {
+        return Ok(());
+    }
+    let norm = spreads(weight, &vec![false; weight.shape.len()])?[0].norm();
+    if norm == 0.0 {
+        return Ok(());
+    }
+    // Steps of vectors that are divided by more than their norm bring them down to zero.
+    if iterations > 0 && norm < eps {
+        let expected = format!("be at most the norm of weight, {norm:?}, as that is not all zeros");
+        return Err(Error::new("eps", expected, format!("{eps:?}")));
+    }
+    let expected = "give a sigma = u @ W @ v to divide by, as weight is not all zeros (new random u and v will do)";
+    Err(Error::new("u", expected, format!("sigma = {sigma:?}")))
 }
 
 /// w = W/σ, σ = uᵀ W v after so many steps of the power iteration u = W v/‖W v‖, v = Wᵀ u/‖Wᵀ u‖, norms being at
-/// least eps. Returns u, v and σ. A weight of zeros stays zero, and leaves u and v as they are.
+/// least eps. Returns u, v and σ. A product that is zero leaves u or v as it is, and so a weight of zeros stays zero and
+/// leaves both. NaN in anything that is used, or an infinite σ, makes all of w NaN.
 ///
 /// # Errors
-/// `dim` is no axis of `weight`, `u`, `v` or `w` does not fit it, or eps is negative or not finite.
+/// `dim` is no axis of `weight`, `u`, `v` or `w` does not fit it, `u` or `v` is all zeros, eps is negative or not finite;
+/// or σ comes out as 0 though the weight is not zero, as u is orthogonal to W v or eps above the weight's norm.
 pub fn spectral_norm<E: Element>(
     weight: &Tensor<E>,
     dim: usize,
@@ -91,6 +131,8 @@ pub fn spectral_norm<E: Element>(
 ) -> Result<SingularTriple> {
     let matrix = Matrix::new(weight, dim)?;
     matrix.check(u, v)?;
+    check_direction("u", u)?;
+    check_direction("v", v)?;
     if !(eps.is_finite() && eps >= 0.0) {
         return Err(Error::new("eps", "be finite and >= 0", eps));
     }
@@ -106,7 +148,8 @@ pub fn spectral_norm<E: Element>(
     let product = matrix.times(&v)?;
     let rows = [u.len()];
     let sigma = dots(&Tensor::dense(&u, &rows)?, &Tensor::dense(&product, &rows)?, &[false])?[0];
-    affine(weight, &vec![false; weight.shape.len()], &[Affine::new(0.0, over(1.0, sigma), 0.0)], w)?;
+    check_sigma(weight, sigma, iterations, eps)?;
+    affine(weight, &vec![false; weight.shape.len()], &[Affine::new(0.0, over(1.0, divisor(sigma)), 0.0)], w)?;
     Ok(SingularTriple { u, v, sigma })
 }
 
@@ -123,15 +166,16 @@ pub fn spectral_norm_backward<E: Element, G: Element>(
     dweight: &mut TensorMut<E>,
 ) -> Result<()> {
     let SingularTriple { u, v, sigma } = of;
+    let sigma = divisor(*sigma);
     let matrix = Matrix::new(weight, dim)?;
     matrix.check(u, v)?;
     check_shape("dw", &dw.shape, "weight", &weight.shape)?;
     check_shape("out", &dweight.shape, "weight", &weight.shape)?;
     let whole = vec![false; weight.shape.len()];
     let rule = |_: usize, sums: GradSums, cells: &mut [GradAffine<f64>]| {
-        let dot = over(sums.dot, *sigma);
+        let dot = over(sums.dot, sigma);
         for (cell, u) in cells.iter_mut().zip(u) {
-            *cell = GradAffine::new(0.0, 1.0, over(1.0, *sigma), over(-dot * u, *sigma), 0.0);
+            *cell = GradAffine::new(0.0, 1.0, over(1.0, sigma), over(-dot * u, sigma), 0.0);
         }
     };
     let v = matrix.along(&matrix.columns, v)?;

@@ -239,6 +239,59 @@ fn zeros_and_constants() {
     check::<f64>();
 }
 
+/// Where a product is zero the old direction is kept; sigma is not 0 for a weight that is not, and w is no lie.
+#[test]
+fn directions() {
+    type Triple = (Vec<f64>, [f64; 2], [f64; 3], f64);
+    let run = |weight: [f64; 6], u: [f64; 2], v: [f64; 3], iterations, eps| -> Result<Triple, normkit::Error> {
+        let weight = Array::<f64>::new(&[2, 3], &Layout::dense(2), |i| weight[i]);
+        let mut w = Array::<f64>::output(&[2, 3], &Layout::dense(2));
+        let found = normkit::spectral_norm(&weight.tensor(), 0, &u, &v, iterations, eps, &mut w.tensor_mut());
+        assert!(found.is_ok() || w.is_untouched());
+        let SingularTriple { u, v, sigma } = found?;
+        let of = SingularTriple { u: u.clone(), v: v.clone(), sigma };
+        let dw = Array::<f64>::new(&[2, 3], &Layout::dense(2), |i| 1.0 + i as f64);
+        let mut dweight = Array::<f64>::output(&[2, 3], &Layout::dense(2));
+        normkit::spectral_norm_backward(&dw.tensor(), &weight.tensor(), 0, &of, &mut dweight.tensor_mut())?;
+        let dweight = dweight.logical();
+        assert!(dweight.iter().all(|x| if sigma.is_finite() { x.is_finite() } else { x.is_nan() }), "{dweight:?}");
+        Ok((w.logical(), u.try_into().expect("two"), v.try_into().expect("three"), sigma))
+    };
+    let argument = |found: Result<Triple, normkit::Error>| found.expect_err("refused").argument;
+    let weight = [0.0, 0.0, 0.0, 0.0, 2.0, 0.0];
+    let normalized = weight.map(|x| x / 2.0).to_vec();
+    // W v is zero, and u is kept; Wᵀ u is not, and v is renewed.
+    let found = run(weight, [0.0, 1.0], [1.0, 0.0, 0.0], 1, 1e-12);
+    assert_eq!(found, Ok((normalized.clone(), [0.0, 1.0], [0.0, 1.0, 0.0], 2.0)));
+    // Wᵀ u is zero before u is renewed.
+    let found = run(weight, [1.0, 0.0], [0.6, 0.8, 0.0], 1, 1e-12);
+    assert_eq!(found, Ok((normalized.clone(), [0.0, 1.0], [0.0, 1.0, 0.0], 2.0)));
+    // Both are zero, at every step; and u is orthogonal to W v without a step.
+    for iterations in [0, 1, 7] {
+        assert_eq!(argument(run(weight, [1.0, 0.0], [1.0, 0.0, 0.0], iterations, 1e-12)), "u");
+    }
+    assert_eq!(argument(run(weight, [1.0, 0.0], [0.0, 1.0, 0.0], 0, 1e-12)), "u");
+    assert_eq!(run([0.0; 6], [1.0, 0.0], [0.0, 1.0, 0.0], 3, 1e-12).map(|found| found.0), Ok(vec![0.0; 6]));
+    // Vectors are divided by an eps that is more than they can bear: sigma is below float64, or they would be.
+    assert_eq!(argument(run(weight, [0.6, 0.8], [0.6, 0.8, 0.0], 1, 1e160)), "eps");
+    let (_, u, v, _) = run(weight, [0.6, 0.8], [0.6, 0.8, 0.0], 2, 1e200).expect("valid");
+    assert!(u[1] > 0.0 && v == [0.6, 0.8, 0.0], "{u:?} {v:?}");
+    // Beyond float64: divided by infinity all would be zeros.
+    let (w, _, _, sigma) = run([1e300; 6], [1e5; 2], [1e5; 3], 0, 1e-12).expect("valid");
+    assert!(sigma.is_infinite() && w.iter().all(|w| w.is_nan()), "{w:?}");
+    // NaN and infinity are seen, unless they are in a u that is renewed.
+    for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        for (u, v, iterations) in
+            [([0.0, bad], [0.0, 1.0, 0.0], 0), ([0.0, 1.0], [0.0, bad, 0.0], 0), ([0.0, 1.0], [0.0, bad, 0.0], 2)]
+        {
+            let (w, ..) = run(weight.map(|x| x + 1.0), u, v, iterations, 1e-12).expect("valid");
+            assert!(w.iter().all(|w| w.is_nan()), "{bad}: {w:?}");
+        }
+        let found = run(weight, [0.0, bad], [0.0, 1.0, 0.0], 1, 1e-12);
+        assert_eq!(found, Ok((normalized.clone(), [0.0, 1.0], [0.0, 1.0, 0.0], 2.0)));
+    }
+}
+
 #[test]
 fn nothing_at_all() {
     for shape in [[0, 3], [2, 0]] {
@@ -303,6 +356,9 @@ fn wrong_arguments_write_nothing() {
             argument(normkit::spectral_norm(v, 0, &three, &three, 1, 0.0, out).expect_err("u"));
             argument(normkit::spectral_norm(v, 0, &two, &two, 1, 0.0, out).expect_err("v"));
             argument(normkit::spectral_norm(v, 0, &two, &three, 1, f64::NAN, out).expect_err("eps"));
+            argument(normkit::spectral_norm(v, 0, &[0.0; 2], &three, 1, 0.0, out).expect_err("u"));
+            argument(normkit::spectral_norm(v, 0, &two, &[0.0; 3], 0, 0.0, out).expect_err("v"));
+            argument(normkit::spectral_norm(v, 0, &[1.0, 0.0], &[1.0, 0.0, 0.0], 0, 0.0, out).expect_err("u"));
             argument(normkit::spectral_norm_backward(other, v, 0, &triple(2, 3), out).expect_err("dw"));
             argument(normkit::spectral_norm_backward(v, v, 0, &triple(3, 3), out).expect_err("u"));
             argument(normkit::scaled_weight_standardization(v, Some(&three), 0.0, out).expect_err("gain"));
@@ -312,7 +368,7 @@ fn wrong_arguments_write_nothing() {
             argument(backward(v, v, None, 0.0, &Standardized::default(), out).expect_err("mean"));
         }
         argument(normkit::scaled_weight_standardization(one, None, 0.0, &mut to_one.tensor_mut()).expect_err("weight"));
-        let expected = "dim g g out dw norms dim u v eps dw u gain eps dw mean weight";
+        let expected = "dim g g out dw norms dim u v eps u v u dw u gain eps dw mean weight";
         assert_eq!(found.join(" "), expected);
     }
     assert!(out.is_untouched() && narrow.is_untouched() && to_one.is_untouched());

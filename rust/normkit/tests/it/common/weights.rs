@@ -1,6 +1,7 @@
 //! Parametric normalizers against the oracle, on one input.
 
 use normkit::reference;
+use proptest::{prop_assert, prop_assert_eq};
 
 use super::judge::{Check, close_or_equal as close, rounded_once};
 use super::{Array, Float, Layout, normal, parameters, position, uniform};
@@ -91,6 +92,12 @@ pub fn check_spectral_norm<E: Float, G: Float>(
     let eps = if magnitude.0 < 1.0 { 0.0 } else { 1e-12 };
     let (expected, eu, ev, sigma) = reference::spectral_norm(&w_, shape, dim, &u, &v, iterations, eps);
     let mut w = Array::<E>::output(shape, &layouts.2);
+    let (no_u, no_v) = (vec![0.0; u.len()], vec![-0.0; v.len()]);
+    for (u, v, expected) in [(&no_u, &v, "u"), (&u, &no_v, "v"), (&no_u, &no_v, "u")] {
+        let refused = normkit::spectral_norm(&weight.tensor(), dim, u, v, iterations, eps, &mut w.tensor_mut());
+        prop_assert_eq!(refused.map_err(|error| error.argument), Err(expected));
+    }
+    prop_assert!(w.is_untouched());
     let found = normkit::spectral_norm(&weight.tensor(), dim, &u, &v, iterations, eps, &mut w.tensor_mut())?;
     w.assert_gaps_untouched();
     // A component of W v is a sum that may cancel: its error is relative to the Frobenius norm, as is that of sigma.
