@@ -49,3 +49,25 @@ impl Moments {
         if self.count > ddof { self.m2 / (self.count - ddof) } else { f64::NAN }
     }
 }
+
+/// A sum that keeps what rounding takes from it, and gives it back (Kahan 1965).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sum {
+    sum: f64,
+    lost: f64,
+}
+
+impl Sum {
+    #[inline(always)]
+    pub(crate) fn add(&mut self, term: f64) {
+        let term = term - self.lost;
+        let sum = self.sum + term;
+        self.lost = (sum - self.sum) - term;
+        self.sum = sum;
+    }
+
+    #[inline(always)]
+    pub(crate) fn value(self) -> f64 {
+        self.sum
+    }
+}

@@ -11,7 +11,7 @@ use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, GradAffine};
 use crate::kernels::reduce::GradSums;
 use crate::layout::{grid, keep};
-use crate::moments::Moments;
+use crate::moments::{Moments, Sum};
 use crate::parallel::Slots;
 use crate::pass::Runs;
 use crate::plan::sample_parts;
@@ -21,6 +21,9 @@ use crate::view::{Input, Output};
 
 /// Channels with fewer elements than this are not worth being taken one by one in the backward pass…
 const SHORT: usize = 128;
+
+/// Channels of a group that are added up in one chain: of many thousands the roundings would show in float64.
+const TOGETHER: usize = 64;
 /// …if a group has no more than so many: with what is added up beside it, it fits in a first-level cache.
 const RUN: usize = 1024;
 
@@ -263,17 +266,21 @@ pub fn group_norm_fused_backward<E: Element, R: Element>(
             let slot = if per_sample { first } else { t / groups / part * channels + first };
             let (dweight, dbias) = (dweight.part(slot..slot + width), dbias.part(slot..slot + width));
             let weight = weight.map(|weight| &weight[first..first + width]);
-            let (mut dot, mut dy) = (0.0, 0.0);
-            for (i, sums) in sums.iter().enumerate() {
-                let sums = sums.about::<E::Compute>(mean);
-                dweight.add(i, sums.dot * rstd);
-                dbias.add(i, sums.dy);
-                let weight = parameter(weight, i, 1.0);
-                dot += weight * sums.dot;
-                dy += weight * sums.dy;
+            let (mut dot, mut dy) = (Sum::default(), Sum::default());
+            for (part, sums) in sums.chunks(TOGETHER).enumerate() {
+                let mut of = GradSums::default();
+                for (i, sums) in (part * TOGETHER..).zip(sums) {
+                    let sums = sums.about::<E::Compute>(mean);
+                    dweight.add(i, sums.dot * rstd);
+                    dbias.add(i, sums.dy);
+                    let weight = parameter(weight, i, 1.0);
+                    of = of.add(GradSums { dot: weight * sums.dot, dy: weight * sums.dy });
+                }
+                dot.add(of.dot);
+                dy.add(of.dy);
             }
-            let b = -rstd * rstd * dot / (count - ddof);
-            let c = -rstd * dy / count;
+            let b = -rstd * rstd * dot.value() / (count - ddof);
+            let c = -rstd * dy.value() / count;
             let alike = GradAffine::<E::Compute>::new(mean, rstd, 0.0, b, c);
             move |i| GradAffine { a: Real::from_f64(parameter(weight, i, 1.0) * rstd), ..alike }
         };
