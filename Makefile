@@ -126,6 +126,8 @@ sanitized = RUSTC_BOOTSTRAP=1 NORMKIT_FUZZ_CASES=$(or $(CASES),3000) \
 # The core's tests and random calls with AddressSanitizer, what threads share with ThreadSanitizer.
 sanitize: sanitize-address sanitize-thread
 
+# (Not leaks: a pool of threads that is replaced stays, as a fork may have left it to nobody.)
+sanitize-address: export ASAN_OPTIONS = detect_leaks=0
 sanitize-address:
 	$(call sanitized,address) -p normkit -p normkit-fuzz --lib --tests -- $(ARGS)
 
