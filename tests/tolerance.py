@@ -13,7 +13,7 @@ over blocks; with the roundings of deviation and square below 64 eps.
 
 *Sums of the backward.* Every term dy·h carries the error of h (above: 1e-6 = 8.4 eps) and of 3 roundings; the lane sums
 add (3 + 1)·u along rows: 4 steps and two halves of the lanes, beyond that float64. Down columns it is 3·u for 4 rows
-and 1·u for each further 4, of 256 at most, which would be 34 eps if all went one way; the tests allow for half. In
+and 1·u for each further 4, of 128 at most: 17 eps if all went one way, of which the tests allow for three quarters. In
 total 24 eps·sum(|dy|·max(1, |h|)) for float32, where a dy in float64 is rounded, too. For float64 below 128 eps
 (h: 64). dbias is a sum of the same kind with the factor 1 instead of h. One more rounding to the parameter's dtype.
 
