@@ -53,14 +53,7 @@ impl Call {
         }
         Ok(Call {
             axis,
-            layouts: [
-                draw::input_layout(u, rank)?,
-                draw::input_layout(u, rank)?,
-                draw::input_layout(u, rank)?,
-                draw::layout(u, rank)?,
-                draw::layout(u, rank)?,
-                draw::layout(u, rank)?,
-            ],
+            layouts: draw::layouts(u, rank)?,
             values: [plain(draw::values(u)?), plain(draw::values(u)?)],
             eps: *u.choose(&[1e-5, 1e-3])?,
             ddof: usize::from(most > 1 && u.ratio(1, 2)?),

@@ -107,6 +107,18 @@ pub fn input_layout(u: &mut Unstructured, rank: usize) -> Result<Layout> {
     Ok(layout)
 }
 
+/// Of three arrays that are read and three that are written.
+pub fn layouts(u: &mut Unstructured, rank: usize) -> Result<[Layout; 6]> {
+    Ok([
+        input_layout(u, rank)?,
+        input_layout(u, rank)?,
+        input_layout(u, rank)?,
+        layout(u, rank)?,
+        layout(u, rank)?,
+        layout(u, rank)?,
+    ])
+}
+
 /// All kinds of values; half of the time plain ones.
 pub fn values(u: &mut Unstructured) -> Result<Values> {
     Ok(match u.int_in_range(0..=17u8)? {

@@ -40,7 +40,7 @@ fn first_cases() {
     assert!(cases < CASES || names.len() == 13, "{names:?}");
 }
 
-/// That a wrong number is found: an oracle of another eps, a tolerance of nothing.
+/// That a wrong number is found, and a NaN or an infinity that should not be there or is missing.
 #[test]
 fn errors_are_found() {
     use normkit_fuzz::tolerance::agree;
