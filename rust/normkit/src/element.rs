@@ -1,10 +1,9 @@
 //! What arrays hold, and what it is computed in.
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::pass::Passes;
-use crate::simd::{Base, BaseMut, Real};
+use crate::simd::{Base, BaseMut, Halves, Real, narrow, widen};
 
 /// An element of `x`, `y` and their gradients.
 pub trait Element: Copy + Send + Sync + 'static {
@@ -14,16 +13,18 @@ pub trait Element: Copy + Send + Sync + 'static {
     fn to_f64(self) -> f64;
     /// The nearest value, ties to even.
     fn from_f64(x: f64) -> Self;
-    /// Appends these elements as float32.
+    /// These elements as float32; both have one length.
     #[doc(hidden)]
-    #[inline]
-    fn widen(from: &[Self], to: &mut Vec<f32>) {
-        to.extend(from.iter().map(|x| x.to_f64() as f32));
+    #[inline(always)]
+    fn widen<S: Halves>(_s: S, from: &[Self], to: &mut [f32]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = from.to_f64() as f32;
+        }
     }
     /// Rounds to these elements; both have one length.
     #[doc(hidden)]
-    #[inline]
-    fn narrow(from: &[f32], to: &mut [Self]) {
+    #[inline(always)]
+    fn narrow<S: Halves>(_s: S, from: &[f32], to: &mut [Self]) {
         for (to, &x) in to.iter_mut().zip(from) {
             *to = Self::from_f64(f64::from(x));
         }
@@ -117,13 +118,13 @@ impl Element for f16 {
     fn from_f64(x: f64) -> f16 {
         f16::from_f32(to_odd(x))
     }
-    fn widen(from: &[f16], to: &mut Vec<f32>) {
-        let start = to.len();
-        to.resize(start + from.len(), 0.0);
-        from.convert_to_f32_slice(&mut to[start..]);
+    #[inline(always)]
+    fn widen<S: Halves>(s: S, from: &[f16], to: &mut [f32]) {
+        widen(s, from, to);
     }
-    fn narrow(from: &[f32], to: &mut [f16]) {
-        to.convert_from_f32_slice(from);
+    #[inline(always)]
+    fn narrow<S: Halves>(s: S, from: &[f32], to: &mut [f16]) {
+        narrow(s, from, to);
     }
     fn source(base: Base<'_, f16>) -> Source<'_> {
         Source::F16(base)
@@ -143,16 +144,13 @@ impl Element for bf16 {
     fn from_f64(x: f64) -> bf16 {
         bf16::from_f32(to_odd(x))
     }
-    fn widen(from: &[bf16], to: &mut Vec<f32>) {
-        to.extend(from.iter().map(|x| f32::from_bits(u32::from(x.to_bits()) << 16)));
+    #[inline(always)]
+    fn widen<S: Halves>(s: S, from: &[bf16], to: &mut [f32]) {
+        widen(s, from, to);
     }
-    fn narrow(from: &[f32], to: &mut [bf16]) {
-        for (to, x) in to.iter_mut().zip(from) {
-            // To nearest, ties to even, without a branch; NaN stays NaN.
-            let bits = x.to_bits();
-            let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
-            *to = bf16::from_bits(if x.is_nan() { (bits >> 16) | 0x40 } else { rounded >> 16 } as u16);
-        }
+    #[inline(always)]
+    fn narrow<S: Halves>(s: S, from: &[f32], to: &mut [bf16]) {
+        narrow(s, from, to);
     }
     fn source(base: Base<'_, bf16>) -> Source<'_> {
         Source::Bf16(base)

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::element::{Element, Sink, Source};
 use crate::layout::{Walk, offset};
-use crate::simd::{Base, BaseMut, Real, Tile, TileMut};
+use crate::simd::{Aligned, Base, BaseMut, Kernel, Real, Simd, Tile, TileMut};
 use crate::tensor::{Tensor, TensorMut};
 
 /// An operand that is read.
@@ -89,24 +89,25 @@ impl<'a, T: Real> Input<'a, T> {
 
     /// Columns of some rows of kept position `k`; through `stage` where they cannot be used in place.
     #[inline(always)]
-    pub(crate) fn tile<'t>(
+    pub(crate) fn tile<'t, S: Simd<T>>(
         &'t self,
+        s: S,
         k: usize,
         rows: &Range<usize>,
         columns: &Range<usize>,
-        stage: &'t mut Vec<T>,
+        stage: &'t mut Aligned<T>,
     ) -> Tile<'t, T> {
         match self.direct(k, rows, columns) {
             Some(tile) => tile,
             None => {
-                stage.clear();
+                let stage = stage.get(rows.len() * columns.len());
                 match self.source {
-                    Source::F32(base) => self.gather(base, k, rows, columns, stage),
-                    Source::F64(base) => self.gather(base, k, rows, columns, stage),
-                    Source::F16(base) => self.gather(base, k, rows, columns, stage),
-                    Source::Bf16(base) => self.gather(base, k, rows, columns, stage),
+                    Source::F32(base) => self.gather(s, base, k, rows, columns, stage),
+                    Source::F64(base) => self.gather(s, base, k, rows, columns, stage),
+                    Source::F16(base) => self.gather(s, base, k, rows, columns, stage),
+                    Source::Bf16(base) => self.gather(s, base, k, rows, columns, stage),
                     Source::Flags(base) => self.gather_with(base, k, rows, columns, stage, |flag| f64::from(flag != 0)),
-                    Source::Constant(value) => stage.resize(rows.len() * columns.len(), T::from_f64(value)),
+                    Source::Constant(value) => stage.fill(T::from_f64(value)),
                 }
                 Tile::new(stage, rows.len(), columns.len())
             }
@@ -114,28 +115,23 @@ impl<'a, T: Real> Input<'a, T> {
     }
 
     #[inline(never)]
-    fn gather<E: Element>(
+    fn gather<S: Simd<T>, E: Element>(
         &self,
+        s: S,
         base: Base<'a, E>,
         k: usize,
         rows: &Range<usize>,
         columns: &Range<usize>,
-        stage: &mut Vec<T>,
+        stage: &mut [T],
     ) {
-        if self.walk.run.last().is_none_or(|&(_, stride)| stride == 1)
-            && let Some(stage) = T::as_f32s(stage)
+        let walk = &self.walk;
+        if walk.run.last().is_none_or(|&(_, stride)| stride == 1)
+            && let Some(to) = T::f32s_mut(stage)
         {
-            for row in rows.clone() {
-                let start = self.walk.offset(k, row);
-                pieces(&self.walk.run, columns, |_, at, n, _| {
-                    // SAFETY: a grid reaches exactly the elements of its tensor, which `at` asserts; these follow each
-                    // other.
-                    E::widen(unsafe { std::slice::from_raw_parts(base.at(start + at, n), n) }, stage);
-                });
-            }
-            return;
+            s.single().call(Widen { base, walk, k, rows, columns, to });
+        } else {
+            self.gather_with(base, k, rows, columns, stage, E::to_f64);
         }
-        self.gather_with(base, k, rows, columns, stage, E::to_f64);
     }
 
     #[inline(always)]
@@ -145,18 +141,21 @@ impl<'a, T: Real> Input<'a, T> {
         k: usize,
         rows: &Range<usize>,
         columns: &Range<usize>,
-        stage: &mut Vec<T>,
+        stage: &mut [T],
         convert: impl Fn(E) -> f64,
     ) {
-        for row in rows.clone() {
+        for (to, row) in stage.chunks_exact_mut(columns.len()).zip(rows.clone()) {
             let start = self.walk.offset(k, row);
-            pieces(&self.walk.run, columns, |_, at, n, stride| {
+            pieces(&self.walk.run, columns, |i, at, n, stride| {
                 // SAFETY: a grid reaches exactly the elements of its tensor, which `at` asserts.
-                let value = |i: isize| T::from_f64(convert(unsafe { base.at(start + at + i * stride, 1).read() }));
+                let value = |j: isize| T::from_f64(convert(unsafe { base.at(start + at + j * stride, 1).read() }));
+                let to = &mut to[i..i + n];
                 if stride == 0 {
-                    stage.resize(stage.len() + n, value(0));
+                    to.fill(value(0));
                 } else {
-                    stage.extend((0..n as isize).map(value));
+                    for (j, to) in to.iter_mut().enumerate() {
+                        *to = value(j as isize);
+                    }
                 }
             });
         }
@@ -190,27 +189,28 @@ impl<'a, T: Real> Output<'a, T> {
     /// # Safety
     /// No other thread touches these elements meanwhile.
     #[inline(always)]
-    pub(crate) unsafe fn write(
+    pub(crate) unsafe fn write<S: Simd<T>>(
         &self,
+        s: S,
         k: usize,
         rows: &Range<usize>,
         columns: &Range<usize>,
-        stage: &mut Vec<T>,
+        stage: &mut Aligned<T>,
         f: impl FnOnce(TileMut<T>),
     ) {
         // SAFETY: as the caller vouches.
         match unsafe { self.tile(k, rows, columns) } {
             Some(out) => f(out),
             None => {
-                stage.resize(rows.len() * columns.len(), T::ZERO);
+                let stage = stage.get(rows.len() * columns.len());
                 f(TileMut::new(stage, rows.len(), columns.len()));
                 // SAFETY: as the caller vouches.
                 unsafe {
                     match self.sink {
-                        Sink::F32(base) => self.scatter(base, k, rows, columns, stage),
-                        Sink::F64(base) => self.scatter(base, k, rows, columns, stage),
-                        Sink::F16(base) => self.scatter(base, k, rows, columns, stage),
-                        Sink::Bf16(base) => self.scatter(base, k, rows, columns, stage),
+                        Sink::F32(base) => self.scatter(s, base, k, rows, columns, stage),
+                        Sink::F64(base) => self.scatter(s, base, k, rows, columns, stage),
+                        Sink::F16(base) => self.scatter(s, base, k, rows, columns, stage),
+                        Sink::Bf16(base) => self.scatter(s, base, k, rows, columns, stage),
                     }
                 }
             }
@@ -220,30 +220,100 @@ impl<'a, T: Real> Output<'a, T> {
     /// # Safety
     /// As for [`Output::write`].
     #[inline(never)]
-    unsafe fn scatter<E: Element>(
+    unsafe fn scatter<S: Simd<T>, E: Element>(
         &self,
+        s: S,
         base: BaseMut<'a, E>,
         k: usize,
         rows: &Range<usize>,
         columns: &Range<usize>,
         stage: &[T],
     ) {
+        let walk = &self.walk;
+        if walk.run.last().is_none_or(|&(_, stride)| stride == 1)
+            && let Some(from) = T::f32s(stage)
+        {
+            // The caller vouches for the threads.
+            s.single().call(Narrow { base, walk, k, rows, columns, from });
+            return;
+        }
         for (values, row) in stage.chunks_exact(columns.len()).zip(rows.clone()) {
-            let start = self.walk.offset(k, row);
-            pieces(&self.walk.run, columns, |i, at, n, stride| {
-                if stride == 1
-                    && let Some(values) = T::f32s(&values[i..i + n])
-                {
-                    // SAFETY: a grid reaches exactly the elements of its tensor; the caller vouches for the threads.
-                    E::narrow(values, unsafe { std::slice::from_raw_parts_mut(base.at(start + at, n), n) });
-                    return;
-                }
+            let start = walk.offset(k, row);
+            pieces(&walk.run, columns, |i, at, n, stride| {
                 for (j, &value) in values[i..i + n].iter().enumerate() {
                     let to = base.at(start + at + j as isize * stride, 1);
                     // SAFETY: a grid reaches exactly the elements of its tensor; the caller vouches for the threads.
                     unsafe { to.write(E::from_f64(value.to_f64())) };
                 }
             });
+        }
+    }
+}
+
+/// Copies some columns of some rows of kept position `k`, in straight pieces, to `to`.
+struct Widen<'w, 'a, E> {
+    base: Base<'a, E>,
+    walk: &'w Walk,
+    k: usize,
+    rows: &'w Range<usize>,
+    columns: &'w Range<usize>,
+    to: &'w mut [f32],
+}
+
+impl<E: Element> Kernel<f32> for Widen<'_, '_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<f32>>(self, s: S) {
+        let Widen { base, walk, k, rows, columns, to } = self;
+        for (to, row) in to.chunks_exact_mut(columns.len()).zip(rows.clone()) {
+            let start = walk.offset(k, row);
+            pieces(
+                &walk.run,
+                columns,
+                #[inline(always)]
+                |i, at, n, _| {
+                    // SAFETY: a grid reaches exactly the elements of its tensor, which `at` asserts; these follow each
+                    // other.
+                    E::widen(
+                        s.single(),
+                        unsafe { std::slice::from_raw_parts(base.at(start + at, n), n) },
+                        &mut to[i..i + n],
+                    );
+                },
+            );
+        }
+    }
+}
+
+/// Rounds `from` to some columns of some rows of kept position `k`, in straight pieces, which no other thread touches.
+struct Narrow<'w, 'a, E> {
+    base: BaseMut<'a, E>,
+    walk: &'w Walk,
+    k: usize,
+    rows: &'w Range<usize>,
+    columns: &'w Range<usize>,
+    from: &'w [f32],
+}
+
+impl<E: Element> Kernel<f32> for Narrow<'_, '_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<f32>>(self, s: S) {
+        let Narrow { base, walk, k, rows, columns, from } = self;
+        for (from, row) in from.chunks_exact(columns.len()).zip(rows.clone()) {
+            let start = walk.offset(k, row);
+            pieces(
+                &walk.run,
+                columns,
+                #[inline(always)]
+                |i, at, n, _| {
+                    // SAFETY: a grid reaches exactly the elements of its tensor, which `at` asserts; these follow each
+                    // other, and whoever makes a `Narrow` vouches for the threads.
+                    E::narrow(s.single(), &from[i..i + n], unsafe {
+                        std::slice::from_raw_parts_mut(base.at(start + at, n), n)
+                    });
+                },
+            );
         }
     }
 }

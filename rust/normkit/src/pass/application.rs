@@ -11,7 +11,7 @@ use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
 use crate::parallel::run;
 use crate::plan::{Cut, Plan, tile_statistics};
-use crate::simd::{Isa, Kernel, Real, Simd, Tile, Waiting};
+use crate::simd::{Aligned, Isa, Kernel, Real, Simd, Tile, Waiting};
 use crate::view::{Input, Output};
 
 /// Operands to apply coefficients to.
@@ -26,9 +26,16 @@ pub struct Application<'a, T, const K: usize> {
 }
 
 impl<T: Real, const K: usize> Application<'_, T, K> {
+    /// How it is divided.
+    pub(super) fn cut(&self) -> Cut {
+        let cut = Cut::new(&self.grid);
+        let direct = self.inputs.iter().all(Input::is_direct) && self.out.is_direct();
+        if direct { cut } else { cut.copied(&self.grid) }
+    }
+
     /// What a thread needs for it.
     pub(super) fn needs(&self) -> Needs {
-        Needs::of(&self.grid, &self.inputs, self.mask.is_some(), [Some(&self.out), self.second.as_ref()])
+        Needs::of(&self.grid, &self.cut(), &self.inputs, self.mask.is_some(), [Some(&self.out), self.second.as_ref()])
     }
 
     /// Cells from start to end, last first: what was read last is still in cache.
@@ -80,7 +87,7 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
     ) -> Result<()> {
         /// Elements of a task.
         const TASK: usize = 1 << 15;
-        let cut = Cut::new(&self.grid);
+        let cut = self.cut();
         let grid = &self.grid;
         let work = gathered(pieces(grid, tile_statistics(grid), 0..grid.statistics()))?;
         let all = work.len() * cut.chunks;
@@ -127,66 +134,82 @@ struct ApplyChunks<'w, 'a, T, C, const K: usize, const J: usize> {
     stream: bool,
     scratch: &'w mut Scratch<T>,
     stages: &'w mut Stages<T>,
-    outputs: &'w mut [Vec<T>; 2],
+    outputs: &'w mut [Aligned<T>; 2],
     cells: &'w [C],
 }
 
 impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> Kernel<T> for ApplyChunks<'_, '_, T, C, K, J> {
     type Output = ();
     #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) {
-        let ApplyChunks { application, cut, piece: (k, w), chunks, stream, scratch, stages, outputs, cells } = self;
-        let Application { grid, inputs, out, second, mask } = application;
-        let Stages { inputs: stages, mask: stage, .. } = stages;
-        let [staged, staged_second] = outputs;
+    fn eval<S: Simd<T>>(mut self, s: S) {
+        let (cut, grid, w) = (self.cut, &self.application.grid, self.piece.1.clone());
         if grid.columns && !grid.in_lines() {
-            expand(Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold }, cells, &mut scratch.columns);
+            let pattern = Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold };
+            expand(pattern, self.cells, &mut self.scratch.columns);
         }
-        for chunk in chunks.rev() {
+        for chunk in self.chunks.clone().rev() {
             let (rows, columns) = if grid.lines { (w.clone(), 0..grid.len) } else { cut.chunk(grid, chunk) };
             let columns = if grid.columns { columns_of(grid, &w) } else { columns };
             for rows in cut.rows(rows).rev() {
                 for columns in cut.columns(&columns).rev() {
-                    let tiles = tiles(inputs, k, &rows, &columns, stages);
-                    let mask = mask.as_ref().map(|mask| mask.tile(k, &rows, &columns, stage));
-                    // The second output first: the first may be the very memory of an operand.
-                    let outputs = [(second.as_ref(), true, &mut *staged_second), (Some(out), false, &mut *staged)];
-                    for (out, second, staged) in outputs {
-                        let Some(out) = out else { continue };
-                        let stream = stream && out.is_direct() && mask.is_none();
-                        // SAFETY: as the caller of `chunks` vouches.
-                        unsafe {
-                            out.write(
-                                k,
-                                &rows,
-                                &columns,
-                                staged,
-                                #[inline(always)]
-                                |mut out| {
-                                    if grid.lines {
-                                        let lines = tiles.map(Tile::rows_as_lines);
-                                        apply_lines(s, lines, &out.again().rows_as_lines(), cells, second);
-                                    } else if grid.in_lines() {
-                                        let lines = tiles.map(|tile| tile.cut(grid.fold));
-                                        apply_lines(s, lines, &out.again().cut(grid.fold), cells, second);
-                                    } else if grid.columns {
-                                        let along = scratch.take(out.len());
-                                        let mut of: [&[T]; J] = [&[]; J];
-                                        for (of, along) in of.iter_mut().zip(along) {
-                                            *of = along;
-                                        }
-                                        apply_columns(s, tiles, out.again(), of, cells[0], second, stream);
-                                    } else {
-                                        apply_rows(s, tiles, out.again(), cells[0], second, stream);
-                                    }
-                                    if let Some(mask) = mask {
-                                        out.clear_unless(mask);
-                                    }
-                                },
-                            );
+                    for rows in cut.step_rows(rows.clone()) {
+                        for columns in cut.step_columns(&columns) {
+                            self.step(s, &rows, &columns);
                         }
                     }
                 }
+            }
+        }
+    }
+}
+
+impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> ApplyChunks<'_, '_, T, C, K, J> {
+    /// Some columns of some rows.
+    #[inline(always)]
+    fn step<S: Simd<T>>(&mut self, s: S, rows: &Range<usize>, columns: &Range<usize>) {
+        let ApplyChunks { application, ref piece, stream, cells, .. } = *self;
+        let k = piece.0;
+        let Application { grid, inputs, out, second, mask } = application;
+        let Stages { inputs: stages, mask: stage, .. } = &mut *self.stages;
+        let [staged, staged_second] = &mut *self.outputs;
+        let scratch = &mut *self.scratch;
+        let tiles = tiles(s, inputs, k, rows, columns, stages);
+        let mask = mask.as_ref().map(|mask| mask.tile(s, k, rows, columns, stage));
+        // The second output first: the first may be the very memory of an operand.
+        for (out, second, staged) in [(second.as_ref(), true, staged_second), (Some(out), false, staged)] {
+            let Some(out) = out else { continue };
+            let stream = stream && out.is_direct() && mask.is_none();
+            // SAFETY: as the caller of `chunks` vouches.
+            unsafe {
+                out.write(
+                    s,
+                    k,
+                    rows,
+                    columns,
+                    staged,
+                    #[inline(always)]
+                    |mut out| {
+                        if grid.lines {
+                            let lines = tiles.map(Tile::rows_as_lines);
+                            apply_lines(s, lines, &out.again().rows_as_lines(), cells, second);
+                        } else if grid.in_lines() {
+                            let lines = tiles.map(|tile| tile.cut(grid.fold));
+                            apply_lines(s, lines, &out.again().cut(grid.fold), cells, second);
+                        } else if grid.columns {
+                            let along = scratch.take(out.len());
+                            let mut of: [&[T]; J] = [&[]; J];
+                            for (of, along) in of.iter_mut().zip(along) {
+                                *of = along;
+                            }
+                            apply_columns(s, tiles, out.again(), of, cells[0], second, stream);
+                        } else {
+                            apply_rows(s, tiles, out.again(), cells[0], second, stream);
+                        }
+                        if let Some(mask) = mask {
+                            out.clear_unless(mask);
+                        }
+                    },
+                );
             }
         }
     }

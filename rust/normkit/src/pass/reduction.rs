@@ -83,7 +83,7 @@ impl<T: Real, A: Statistic<T, K>, const K: usize> Share<'_, '_, T, A, K> {
 impl<T: Real, const K: usize> Reduction<'_, T, K> {
     /// What a thread needs for it.
     pub(super) fn needs(&self) -> Needs {
-        let mut needs = Needs::of(&self.grid, &self.inputs, self.mask.is_some(), [None, None]);
+        let mut needs = Needs::of(&self.grid, &Cut::new(&self.grid), &self.inputs, self.mask.is_some(), [None, None]);
         needs.packed[..K].fill(needs.mask);
         needs
     }
@@ -108,8 +108,8 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
         let (rows, columns) = cut.chunk(grid, chunk);
         debug_assert!(ALONE || mask.is_none() && !grid.lines && (grid.in_lines() || !grid.columns));
         if let Some(mask) = mask.as_ref().filter(|_| ALONE && grid.lines) {
-            let tiles = tiles(inputs, 0, &w, &columns, stages);
-            let mask = mask.tile(0, &w, &columns, stage);
+            let tiles = tiles(s, inputs, 0, &w, &columns, stages);
+            let mask = mask.tile(s, 0, &w, &columns, stage);
             for (row, (into, &cell)) in into.iter_mut().zip(&cells).enumerate() {
                 let line = pack(tiles.map(|tile| tile.line(row)), mask.line(row), packed);
                 if line[0].len() > 0 {
@@ -119,7 +119,7 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
         } else if grid.in_lines() {
             let columns = columns_of(grid, &w);
             for rows in cut.rows(if grid.lines { 0..1 } else { rows }) {
-                let tiles = tiles(inputs, k, if grid.lines { &w } else { &rows }, &columns, stages);
+                let tiles = tiles(s, inputs, k, if grid.lines { &w } else { &rows }, &columns, stages);
                 let lines = tiles.map(|tile| if grid.lines { tile.rows_as_lines() } else { tile.cut(grid.fold) });
                 A::lines(s, lines, &cells, *activation, into, behind);
             }
@@ -128,10 +128,10 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
             let pattern = Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold };
             A::prepare(pattern, &cells, scratch);
             for rows in cut.rows(rows) {
-                let mut tiles = tiles(inputs, k, &rows, &columns, stages);
+                let mut tiles = tiles(s, inputs, k, &rows, &columns, stages);
                 if let Some(mask) = mask {
                     debug_assert!(grid.repeat == 1 && grid.fold == 1);
-                    tiles = pack_rows(tiles, mask.tile(k, &rows, &columns, stage), packed);
+                    tiles = pack_rows(tiles, mask.tile(s, k, &rows, &columns, stage), packed);
                 }
                 if tiles[0].rows() > 0 {
                     A::columns(s, tiles, pattern, *activation, scratch, into);
@@ -140,9 +140,9 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
         } else {
             for rows in cut.rows(rows) {
                 for columns in cut.columns(&columns) {
-                    let mut tiles = tiles(inputs, k, &rows, &columns, stages);
+                    let mut tiles = tiles(s, inputs, k, &rows, &columns, stages);
                     if let Some(mask) = mask.as_ref().filter(|_| ALONE) {
-                        tiles = pack(tiles, mask.tile(k, &rows, &columns, stage), packed);
+                        tiles = pack(tiles, mask.tile(s, k, &rows, &columns, stage), packed);
                     }
                     if tiles[0].len() > 0 {
                         A::rows(s, tiles, cells[0], *activation, &mut into[0], behind);

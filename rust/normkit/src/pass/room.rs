@@ -7,14 +7,14 @@ use crate::error::{Result, room};
 use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
 use crate::plan::{Cut, columns_at_once, tile_statistics};
-use crate::simd::{Isa, Real};
+use crate::simd::{Aligned, Isa, Real};
 use crate::view::{Input, Output};
 
 /// What a thread keeps from task to task.
 pub(super) struct State<T, A, C> {
     pub(super) scratch: Scratch<T>,
     pub(super) stages: Stages<T>,
-    pub(super) outputs: [Vec<T>; 2],
+    pub(super) outputs: [Aligned<T>; 2],
     pub(super) chunk: Vec<A>,
     pub(super) totals: Vec<A>,
     pub(super) coefficients: Vec<C>,
@@ -23,12 +23,15 @@ pub(super) struct State<T, A, C> {
     pub(super) waiting: Vec<C>,
 }
 
-impl<T, A, C> State<T, A, C> {
+impl<T: Real, A, C> State<T, A, C> {
     /// With room for these, so that no task asks for memory.
     pub(super) fn new(needs: &Needs) -> Result<Self> {
         let Needs { cells, columns, inputs, mask, packed, outputs, totals, coefficients, waiting } = *needs;
-        let mut stages = Stages { mask: room(mask)?, ..Stages::new() };
-        for (of, n) in stages.inputs.iter_mut().zip(inputs).chain(stages.packed.iter_mut().zip(packed)) {
+        let mut stages = Stages { mask: Aligned::new(mask)?, ..Stages::new() };
+        for (of, n) in stages.inputs.iter_mut().zip(inputs) {
+            *of = Aligned::new(n)?;
+        }
+        for (of, n) in stages.packed.iter_mut().zip(packed) {
             *of = room(n)?;
         }
         let mut scratch = Scratch { known: room(cells)?, ..Scratch::new() };
@@ -38,7 +41,7 @@ impl<T, A, C> State<T, A, C> {
         Ok(State {
             scratch,
             stages,
-            outputs: [room(outputs[0])?, room(outputs[1])?],
+            outputs: [Aligned::new(outputs[0])?, Aligned::new(outputs[1])?],
             chunk: room(cells)?,
             totals: room(totals)?,
             coefficients: room(coefficients)?,
@@ -67,11 +70,12 @@ impl Needs {
     /// Of these operands: blocks of those that are not used in place.
     pub(super) fn of<T: Real>(
         grid: &Grid,
+        cut: &Cut,
         inputs: &[Input<T>],
         masked: bool,
         outputs: [Option<&Output<T>>; 2],
     ) -> Needs {
-        let block = Cut::new(grid).most(grid);
+        let block = cut.most(grid);
         let mut needs = Needs { cells: tile_statistics(grid).min(grid.statistics()), ..Needs::default() };
         if grid.columns && !grid.in_lines() {
             needs.columns = columns_at_once(grid);
@@ -112,5 +116,5 @@ pub(super) struct Room<'w, T> {
     pub(super) isa: Isa,
     pub(super) scratch: &'w mut Scratch<T>,
     pub(super) stages: &'w mut Stages<T>,
-    pub(super) outputs: &'w mut [Vec<T>; 2],
+    pub(super) outputs: &'w mut [Aligned<T>; 2],
 }

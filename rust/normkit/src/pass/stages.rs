@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::simd::{Real, Tile};
+use crate::simd::{Aligned, Real, Simd, Tile};
 use crate::view::Input;
 
 /// The most operands that a pass has.
@@ -10,30 +10,31 @@ pub(super) const MOST: usize = 5;
 
 /// Room for such blocks, reused from block to block.
 pub(super) struct Stages<T> {
-    pub(super) inputs: [Vec<T>; MOST],
-    pub(super) mask: Vec<T>,
+    pub(super) inputs: [Aligned<T>; MOST],
+    pub(super) mask: Aligned<T>,
     pub(super) packed: [Vec<T>; MOST],
 }
 
-impl<T> Stages<T> {
+impl<T: Real> Stages<T> {
     pub(super) fn new() -> Self {
-        Stages { inputs: [const { Vec::new() }; MOST], mask: Vec::new(), packed: [const { Vec::new() }; MOST] }
+        Stages { inputs: [const { Aligned::EMPTY }; MOST], mask: Aligned::EMPTY, packed: [const { Vec::new() }; MOST] }
     }
 }
 
 /// The tiles of all operands.
 #[inline(always)]
-pub(super) fn tiles<'t, T: Real, const K: usize>(
+pub(super) fn tiles<'t, T: Real, S: Simd<T>, const K: usize>(
+    s: S,
     inputs: &'t [Input<'_, T>; K],
     k: usize,
     rows: &Range<usize>,
     columns: &Range<usize>,
-    stages: &'t mut [Vec<T>; MOST],
+    stages: &'t mut [Aligned<T>; MOST],
 ) -> [Tile<'t, T>; K] {
     let mut stages = stages.iter_mut();
     inputs
         .each_ref()
-        .map(|input| input.tile(k, rows, columns, stages.next().expect("no pass has more operands than stages")))
+        .map(|input| input.tile(s, k, rows, columns, stages.next().expect("no pass has more operands than stages")))
 }
 
 /// The elements that a mask keeps, in one row.

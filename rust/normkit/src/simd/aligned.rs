@@ -11,7 +11,14 @@ pub(crate) struct Aligned<T> {
 }
 
 impl<T: Real> Aligned<T> {
+    /// Room for none.
+    pub(crate) const EMPTY: Self = Aligned { room: Vec::new(), start: 0, len: 0 };
+
+    /// Room for so many.
     pub(crate) fn new(most: usize) -> Result<Self> {
+        if most == 0 {
+            return Ok(Self::EMPTY);
+        }
         let more = LINE / size_of::<T>();
         let mut memory = room(most + more)?;
         memory.resize(most + more, T::ZERO);

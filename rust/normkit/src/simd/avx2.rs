@@ -1,17 +1,19 @@
-//! AVX2: tails by masked loads and stores.
+//! AVX2 with F16C: tails by masked loads and stores.
 
 use std::arch::x86_64::*;
 
-use super::isa::on_avx2;
-use super::{Fold, Kernel, Simd};
+use half::{bf16, f16};
 
-/// The processor has AVX2.
+use super::isa::on_avx2;
+use super::{Fold, Halves, Kernel, Simd};
+
+/// The processor has AVX2 and F16C.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(());
 
 impl Avx2 {
     /// # Safety
-    /// The processor has AVX2, and the caller is compiled for it.
+    /// The processor has AVX2 and F16C, and the caller is compiled for them.
     #[inline(always)]
     pub(super) unsafe fn assume() -> Self {
         Avx2(())
@@ -59,10 +61,15 @@ impl Simd<f32> for Avx2 {
     type V = __m256;
     type Lanes = [__m256; 4];
     type Double = Avx2;
+    type Single = Avx2;
     const N: usize = 8;
 
     #[inline(always)]
     fn double(self) -> Avx2 {
+        self
+    }
+    #[inline(always)]
+    fn single(self) -> Avx2 {
         self
     }
     #[inline(always)]
@@ -155,10 +162,15 @@ impl Simd<f64> for Avx2 {
     type V = __m256d;
     type Lanes = [__m256d; 4];
     type Double = Avx2;
+    type Single = Avx2;
     const N: usize = 4;
 
     #[inline(always)]
     fn double(self) -> Avx2 {
+        self
+    }
+    #[inline(always)]
+    fn single(self) -> Avx2 {
         self
     }
     #[inline(always)]
@@ -243,5 +255,34 @@ impl Fold for Avx2 {
     #[inline(always)]
     fn fold(self, v: __m256d) -> f64 {
         unsafe { fold_pd(v) }
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Halves for Avx2 {
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const f16) -> __m256 {
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut f16, v: __m256) {
+        unsafe { _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const bf16) -> __m256 {
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())))) }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut bf16, v: __m256) {
+        unsafe {
+            let bits = _mm256_castps_si256(v);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+            let high = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan));
+            let packed = _mm256_permute4x64_epi64::<0x08>(_mm256_packus_epi32(high, high));
+            _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(packed));
+        }
     }
 }

@@ -2,9 +2,11 @@
 
 use std::arch::x86_64::*;
 
+use half::{bf16, f16};
+
 use super::avx2::fold_pd;
 use super::isa::on_avx512;
-use super::{AT_ONCE, Fold, Kernel, Simd};
+use super::{AT_ONCE, Fold, Halves, Kernel, Simd};
 
 /// The processor has AVX-512 F, VL, DQ and BW.
 #[derive(Clone, Copy)]
@@ -26,10 +28,15 @@ impl Simd<f32> for Avx512 {
     type V = __m512;
     type Lanes = [__m512; 2];
     type Double = Avx512;
+    type Single = Avx512;
     const N: usize = 16;
 
     #[inline(always)]
     fn double(self) -> Avx512 {
+        self
+    }
+    #[inline(always)]
+    fn single(self) -> Avx512 {
         self
     }
     #[inline(always)]
@@ -116,10 +123,15 @@ impl Simd<f64> for Avx512 {
     type V = __m512d;
     type Lanes = [__m512d; 2];
     type Double = Avx512;
+    type Single = Avx512;
     const N: usize = 8;
 
     #[inline(always)]
     fn double(self) -> Avx512 {
+        self
+    }
+    #[inline(always)]
+    fn single(self) -> Avx512 {
         self
     }
     #[inline(always)]
@@ -231,6 +243,33 @@ impl Fold for Avx512 {
                 let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
                 _mm512_storeu_pd(sums.as_mut_ptr().add(begin), _mm512_permutexvar_pd(order, ones));
             }
+        }
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Halves for Avx512 {
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const f16) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut f16, v: __m512) {
+        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const bf16) -> __m512 {
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))) }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut bf16, v: __m512) {
+        unsafe {
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
+            let whole = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v), rounded, quiet);
+            _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(whole)));
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The baseline: `wide`'s four-lane types, one source for SSE2, NEON and WASM.
 
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 use wide::{f32x4, f64x2};
 
-use super::{Fold, Kernel, Simd};
+use super::{Fold, Halves, Kernel, Simd};
 
 /// Needs nothing beyond what the target guarantees.
 #[derive(Clone, Copy)]
@@ -14,10 +16,15 @@ impl Simd<f32> for Baseline {
     type V = f32x4;
     type Lanes = [f32x4; 8];
     type Double = Baseline;
+    type Single = Baseline;
     const N: usize = 4;
 
     #[inline(always)]
     fn double(self) -> Baseline {
+        self
+    }
+    #[inline(always)]
+    fn single(self) -> Baseline {
         self
     }
     #[inline(always)]
@@ -124,10 +131,15 @@ impl Simd<f64> for Baseline {
     type V = f64x2;
     type Lanes = [f64x2; 8];
     type Double = Baseline;
+    type Single = Baseline;
     const N: usize = 2;
 
     #[inline(always)]
     fn double(self) -> Baseline {
+        self
+    }
+    #[inline(always)]
+    fn single(self) -> Baseline {
         self
     }
     #[inline(always)]
@@ -226,5 +238,35 @@ impl Fold for Baseline {
     fn fold(self, v: f64x2) -> f64 {
         let [a, b] = v.to_array();
         a + b
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Halves for Baseline {
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const f16) -> f32x4 {
+        let mut lanes = [0.0; 4];
+        unsafe { p.cast::<[f16; 4]>().read() }.convert_to_f32_slice(&mut lanes);
+        f32x4::new(lanes)
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut f16, v: f32x4) {
+        let mut halves = [f16::ZERO; 4];
+        halves.convert_from_f32_slice(&v.to_array());
+        unsafe { p.cast::<[f16; 4]>().write(halves) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const bf16) -> f32x4 {
+        let halves = unsafe { p.cast::<[bf16; 4]>().read() };
+        f32x4::new(halves.map(|x| f32::from_bits(u32::from(x.to_bits()) << 16)))
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut bf16, v: f32x4) {
+        let halves = v.to_array().map(|x| {
+            let bits = x.to_bits();
+            let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+            bf16::from_bits(((if x.is_nan() { bits | 0x40_0000 } else { rounded }) >> 16) as u16)
+        });
+        unsafe { p.cast::<[bf16; 4]>().write(halves) }
     }
 }

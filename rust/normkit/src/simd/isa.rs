@@ -30,7 +30,7 @@ impl Isa {
         let mut isas = vec![Isa(Name::Baseline)];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
                 isas.push(Isa(Name::Avx2));
                 if is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512vl")
@@ -125,13 +125,13 @@ where
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,f16c")]
 pub(super) unsafe fn on_avx2<T: Real, K: Kernel<T>>(kernel: K) -> K::Output
 where
     Avx2: Simd<T>,
 {
-    debug_assert!(is_x86_feature_detected!("avx2"));
-    // SAFETY: AVX2 is enabled in this function, and its caller has checked that the processor has it.
+    debug_assert!(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c"));
+    // SAFETY: AVX2 with F16C is enabled in this function, and its caller has checked that the processor has it.
     kernel.eval(unsafe { Avx2::assume() })
 }
 

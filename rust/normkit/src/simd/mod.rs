@@ -15,6 +15,7 @@
 mod aligned;
 mod baseline;
 mod behind;
+mod halves;
 mod isa;
 mod lines;
 mod loops;
@@ -32,6 +33,8 @@ use crate::element::{Sink, Source};
 pub(crate) use aligned::Aligned;
 pub use behind::Behind;
 pub(crate) use behind::{Each, Follower, Lockstep, Waiting};
+pub use halves::Halves;
+pub(crate) use halves::{narrow, widen};
 pub use isa::Isa;
 pub use isa::force;
 pub(crate) use lines::{AT_ONCE, line_sums, map_lines};
@@ -81,9 +84,9 @@ pub trait Real: Copy + Send + Sync + PartialEq + PartialOrd + 'static {
     /// These very values, if they are float32.
     #[doc(hidden)]
     fn f32s(values: &[Self]) -> Option<&[f32]>;
-    /// The same vector, if it is of float32.
+    /// The same, to write.
     #[doc(hidden)]
-    fn as_f32s(values: &mut Vec<Self>) -> Option<&mut Vec<f32>>;
+    fn f32s_mut(values: &mut [Self]) -> Option<&mut [f32]>;
     /// The memory of an operand if it holds this very type.
     #[doc(hidden)]
     fn read(source: Source<'_>) -> Option<Base<'_, Self>>;
@@ -110,11 +113,15 @@ pub trait Simd<T: Real>: Copy + 'static {
     type Lanes: Copy + IndexMut<usize, Output = Self::V>;
     /// The same instructions for float64.
     type Double: Fold;
+    /// The same instructions for float32.
+    type Single: Halves;
     /// Elements in a register.
     const N: usize;
 
-    /// The token of these.
+    /// The token of float64.
     fn double(self) -> Self::Double;
+    /// The token of float32.
+    fn single(self) -> Self::Single;
     /// The virtual lanes as float64: of float32 the second half is added to the first.
     fn widen(self, lanes: Self::Lanes) -> Wide<T, Self>;
 
@@ -225,7 +232,7 @@ impl Real for f32 {
     fn f32s(values: &[f32]) -> Option<&[f32]> {
         Some(values)
     }
-    fn as_f32s(values: &mut Vec<f32>) -> Option<&mut Vec<f32>> {
+    fn f32s_mut(values: &mut [f32]) -> Option<&mut [f32]> {
         Some(values)
     }
     fn read(source: Source<'_>) -> Option<Base<'_, Self>> {
@@ -261,7 +268,7 @@ impl Real for f64 {
     fn f32s(_values: &[f64]) -> Option<&[f32]> {
         None
     }
-    fn as_f32s(_values: &mut Vec<f64>) -> Option<&mut Vec<f32>> {
+    fn f32s_mut(_values: &mut [f64]) -> Option<&mut [f32]> {
         None
     }
     fn read(source: Source<'_>) -> Option<Base<'_, Self>> {
