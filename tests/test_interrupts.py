@@ -11,6 +11,7 @@ from subprocesses import output
 CTRL_C = """
 import os, signal, threading, time
 import numpy as np, normkit as nk
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs us behind it has it ignored
 x = np.random.default_rng(0).standard_normal((64, 64, 40, 40)).astype(np.float32)
 out = np.empty_like(x)
 once = np.zeros(64), np.ones(64)
@@ -57,6 +58,7 @@ def test_a_call_that_is_interrupted_is_carried_out_first():
 ENDLESS = """
 import os, signal, threading, time
 import numpy as np, normkit as nk
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs us behind it has it ignored
 weight, u, v = np.ones((8, 8)), np.ones(8), np.ones(8)
 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
