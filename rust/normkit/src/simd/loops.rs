@@ -272,6 +272,12 @@ unsafe fn column_group<
             debug_assert!(i + n <= len && n <= S::N);
             // SAFETY: called with i + n <= len and n <= N below.
             unsafe {
+                // Processors fetch ahead along a run, but these are `G` short ones, and so are those that follow.
+                for row in &rows {
+                    for k in 0..K {
+                        s.will_need(row[k].wrapping_add(i).wrapping_offset(tiles[k].down(G)));
+                    }
+                }
                 let params = load(s, along, i, n, &[zero; J]);
                 let mut total = f(load(s, &rows[0], i, n, &[zero; K]), params);
                 for row in &rows[1..] {

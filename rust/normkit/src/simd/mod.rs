@@ -161,6 +161,18 @@ pub trait Simd<T: Real>: Copy + 'static {
         #[cfg(not(target_arch = "x86_64"))]
         let _ = p;
     }
+    /// Asks for the memory at `p` to be in the second-level cache when it is read, a while from now; any address will do.
+    #[inline(always)]
+    fn will_need(self, p: *const T) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            // SAFETY: as above.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = p;
+    }
     /// Asks for the memory [`AHEAD`] of `p`, which will be written: processors fetch ahead for loads, but a store waits
     /// for its line.
     #[inline(always)]

@@ -315,6 +315,12 @@ impl<'a, T: Copy> Tile<'a, T> {
         self.len
     }
 
+    /// From the first row to the one that is so many on.
+    #[inline(always)]
+    pub(super) fn down(self, rows: usize) -> isize {
+        rows as isize * self.stride
+    }
+
     /// All elements of a tile, in order of its rows.
     pub(crate) fn values(self) -> impl Iterator<Item = T> + Clone + 'a {
         (0..self.rows).flat_map(move |r| (0..self.len).map(move |i| self.get(r, i)))
