@@ -13,7 +13,7 @@ use crate::simd::AT_ONCE;
 /// Elements of a block of rows: 16 KiB of float32, half of a common L1.
 const BLOCK: usize = 4096;
 /// Elements of a block that is applied to copies of its operands: with that of the output they fit in L1.
-const COPIED: usize = 1024;
+const COPIED: usize = 2048;
 /// Rows of a block of columns: enough that merging it costs little, few enough for float lanes.
 const BLOCK_ROWS: usize = 128;
 /// Columns whose sums are kept in L1 at a time.

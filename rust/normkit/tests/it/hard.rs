@@ -1,6 +1,6 @@
 //! What random calls have found wrong, each by itself: numbers that are hard to add up, and NaN before a ReLU.
 
-use crate::common::{Array, Layout, configure, normal};
+use crate::common::{Array, Float, Layout, configure, normal};
 use normkit::{Activation, Extras, Isa, Operand, Tensor, TensorMut, Used, reference};
 
 /// One number stands out in each channel, the others are all the same: each of their squares is rounded the same way
@@ -66,30 +66,96 @@ fn a_last_row_far_off_costs_no_digits() {
     }
 }
 
-/// Where z is NaN dy passes, as in PyTorch. A closed ReLU passes nothing, not even NaN.
+/// Where z is NaN dy passes, as in PyTorch. A closed ReLU passes nothing, not even NaN. Sums over dy so small that they
+/// are taken again in float64 say the same.
 #[test]
 fn a_relu_at_nan_is_not_closed() {
-    for isa in Isa::available() {
-        let _guard = configure(1, isa);
-        for shape in [[2, 3, 400], [4, 3, 49], [300, 3, 1]] {
-            let dense = Layout::dense(3);
-            let (nan, closed) = (shape.iter().product::<usize>() / 2, 1);
-            let x = Array::<f32>::new(&shape, &dense, |i| if i == closed { -1.0 } else { normal(1, i) });
-            let residual = Array::<f32>::new(&shape, &dense, |i| if i == nan { f64::NAN } else { 0.0 });
-            let dy = Array::<f32>::new(&shape, &dense, |i| if i == closed { f64::NAN } else { 2.0 + normal(3, i) });
-            let (zeros, ones, tensor) = (vec![0.0; 3], vec![1.0; 3], residual.tensor());
-            let extras =
-                Extras { activation: Activation::Relu, residual: Some(Operand::from(&tensor)), ..Extras::default() };
-            let used = Used { mean: &zeros, rstd: &ones, frozen: true };
-            let [mut dx, mut dresidual] = [0, 1].map(|_| Array::<f32>::output(&shape, &dense));
-            let (out, second): (&mut TensorMut<f32>, _) = (&mut dx.tensor_mut(), &mut dresidual.tensor_mut());
-            let (x, dys): (&Tensor<f32>, _) = (&x.tensor(), dy.tensor());
-            let dy_ = &Operand::from(&dys);
-            normkit::batch_norm_fused_backward(dy_, x, 1, used, None, None, &extras, out, Some(second)).expect("valid");
-            for of in [dx, dresidual] {
-                assert_eq!(of.data[nan], dy.data[nan], "{shape:?}, {}", isa.name());
-                assert_eq!(of.data[closed], 0.0, "{shape:?}, {}", isa.name());
+    fn check<E: Float>(size: f64) {
+        for isa in Isa::available() {
+            let _guard = configure(1, isa);
+            for shape in [[2, 3, 400], [4, 3, 49], [300, 3, 1]] {
+                let (dense, [_, channels, after]) = (Layout::dense(3), shape);
+                let (nan, closed) = (shape.iter().product::<usize>() / 2, 1);
+                let x = Array::<E>::new(&shape, &dense, |i| if i == closed { -1.0 } else { normal(1, i) });
+                let residual = Array::<E>::new(&shape, &dense, |i| if i == nan { f64::NAN } else { 0.0 });
+                let of_dy = |i| if i == closed { f64::NAN } else { size * (2.0 + normal(3, i)) };
+                let dy = Array::<E>::new(&shape, &dense, of_dy);
+                let (zeros, ones, tensor) = (vec![0.0; 3], vec![1.0; 3], residual.tensor());
+                let residual = Some(Operand::from(&tensor));
+                let extras = Extras { activation: Activation::Relu, residual, ..Extras::default() };
+                let used = Used { mean: &zeros, rstd: &ones, frozen: true };
+                let [mut dx, mut dresidual] = [0, 1].map(|_| Array::<E>::output(&shape, &dense));
+                let (out, second): (&mut TensorMut<E>, _) = (&mut dx.tensor_mut(), &mut dresidual.tensor_mut());
+                let (of_x, dys): (&Tensor<E>, _) = (&x.tensor(), dy.tensor());
+                let dy_ = &Operand::from(&dys);
+                let found =
+                    normkit::batch_norm_fused_backward(dy_, of_x, 1, used, None, None, &extras, out, Some(second));
+                let dbias = found.expect("valid").bias;
+                for of in [dx, dresidual] {
+                    assert_eq!(of.data[nan], dy.data[nan], "{shape:?}, {}", isa.name());
+                    assert_eq!(of.data[closed].to_f64(), 0.0, "{shape:?}, {}", isa.name());
+                }
+                let channel = nan / after % channels;
+                let open = |&i: &usize| i / after % channels == channel && (i == nan || x.data[i].to_f64() > 0.0);
+                let sum: f64 = (0..x.data.len()).filter(open).map(|i| dy.data[i].to_f64()).sum();
+                let error = (dbias[channel] / sum - 1.0).abs();
+                assert!(error < 1e-6, "{shape:?}, {}, {size:e}: {} for {sum}", isa.name(), dbias[channel]);
             }
         }
     }
+    for size in [1.0, 1e-40] {
+        check::<f32>(size);
+        check::<f64>(size);
+    }
+    check::<f64>(1e-310);
+}
+
+/// A group of very many channels, all of whose sums are the same: each is rounded the same way beside the sum of the
+/// others. dx is zero, as dy is the same everywhere.
+#[test]
+fn sums_over_many_channels_keep_their_digits() {
+    let _guard = configure(1, Isa::available()[0]);
+    let shape = [1, 124_433, 1];
+    let dense = Layout::dense(3);
+    let x = Array::<f64>::new(&shape, &dense, |i| normal(5, i));
+    let dy = Array::<f64>::new(&shape, &dense, |_| 0.1);
+    let mut out = Array::<f64>::output(&shape, &dense);
+    let of = normkit::group_norm(&x.tensor(), 1, 1, None, None, 1e-5, &mut out.tensor_mut()).expect("valid");
+    normkit::group_norm_backward(&dy.tensor(), &x.tensor(), 1, 1, &of.mean, &of.rstd, None, &mut out.tensor_mut())
+        .expect("valid");
+    let worst = out.data.iter().fold(0.0f64, |worst, dx| worst.max(dx.abs())) / (0.1 * of.rstd[0]) / f64::EPSILON;
+    assert!(worst <= 16.0, "off by {worst} eps");
+}
+
+/// All float16 and bfloat16 are read as they are, and any float32 is rounded to the nearest of them, ties to even.
+#[test]
+fn halves_are_read_exactly_and_written_rounded() {
+    fn check<E: Float>(of: impl Fn(u16) -> E, bits: impl Fn(E) -> u16, rounded: impl Fn(f32) -> E) {
+        for isa in Isa::available() {
+            let _guard = configure(1, isa);
+            // Of one run; of short ones with tails; down columns.
+            for shape in [[1, 1, 1 << 16], [1 << 9, 1, 1 << 7], [19, 1, 49], [1 << 9, 1 << 7, 1]] {
+                for scale in [1.0f32, 1.0 / 3.0, 1.0 + f32::EPSILON, 1e-3, 6.1e-5, 3e-39, 1e4, 3e38] {
+                    let dense = Layout::dense(3);
+                    let mut x = Array::<E>::new(&shape, &dense, |_| 0.0);
+                    for (i, x) in x.data.iter_mut().enumerate() {
+                        *x = of(i as u16);
+                    }
+                    let mut y = Array::<E>::output(&shape, &dense);
+                    let (zeros, ones) = (vec![0.0; shape[1]], vec![1.0; shape[1]]);
+                    let weight = vec![f64::from(scale); shape[1]];
+                    let out = &mut y.tensor_mut();
+                    normkit::batch_norm_inference(&x.tensor(), 1, &zeros, &ones, Some(&weight), Some(&zeros), out)
+                        .expect("valid");
+                    for (&x, &y) in x.data.iter().zip(&y.data) {
+                        let expected = rounded(x.to_f64() as f32 * scale + 0.0);
+                        let nan = expected.to_f64().is_nan() && y.to_f64().is_nan();
+                        assert!(nan || bits(y) == bits(expected), "{x:?} * {scale:e}: {y:?}, {}", isa.name());
+                    }
+                }
+            }
+        }
+    }
+    check(half::f16::from_bits, half::f16::to_bits, half::f16::from_f32);
+    check(half::bf16::from_bits, half::bf16::to_bits, half::bf16::from_f32);
 }

@@ -260,12 +260,14 @@ fn directions() {
     let argument = |found: Result<Triple, normkit::Error>| found.expect_err("refused").argument;
     let weight = [0.0, 0.0, 0.0, 0.0, 2.0, 0.0];
     let normalized = weight.map(|x| x / 2.0).to_vec();
-    // W v is zero, and u is kept; Wᵀ u is not, and v is renewed.
-    let found = run(weight, [0.0, 1.0], [1.0, 0.0, 0.0], 1, 1e-12);
-    assert_eq!(found, Ok((normalized.clone(), [0.0, 1.0], [0.0, 1.0, 0.0], 2.0)));
-    // Wᵀ u is zero before u is renewed.
-    let found = run(weight, [1.0, 0.0], [0.6, 0.8, 0.0], 1, 1e-12);
-    assert_eq!(found, Ok((normalized.clone(), [0.0, 1.0], [0.0, 1.0, 0.0], 2.0)));
+    for eps in [1e-12, 0.0] {
+        // W v is zero, and u is kept; Wᵀ u is not, and v is renewed.
+        let found = run(weight, [0.0, 1.0], [1.0, 0.0, 0.0], 1, eps);
+        assert_eq!(found, Ok((normalized.clone(), [0.0, 1.0], [0.0, 1.0, 0.0], 2.0)));
+        // Wᵀ u is zero before u is renewed.
+        let found = run(weight, [1.0, 0.0], [0.6, 0.8, 0.0], 1, eps);
+        assert_eq!(found, Ok((normalized.clone(), [0.0, 1.0], [0.0, 1.0, 0.0], 2.0)));
+    }
     // Both are zero, at every step; and u is orthogonal to W v without a step.
     for iterations in [0, 1, 7] {
         assert_eq!(argument(run(weight, [1.0, 0.0], [1.0, 0.0, 0.0], iterations, 1e-12)), "u");
