@@ -62,8 +62,7 @@ class Layer(Module, ABC):
     def _run(self, x: NDArray[Any], out: NDArray[Any] | None, **extras: NDArray[Any] | None) -> NDArray[Any]:
         if isinstance(x, np.ndarray):  # the function refuses the rest
             self._check_shape(x.shape)
-        given = {name: value for name, value in extras.items() if value is not None}
-        y, self._cache = self._forward(x, out, **given)
+        y, self._cache = self._forward(x, out, **extras)
         return y
 
     def backward(self, dy: NDArray[Any], *, accumulate: bool = False, out: NDArray[Any] | None = None) -> NDArray[Any]:
