@@ -24,15 +24,40 @@ pub struct Output<'a, T> {
     direct: Option<(BaseMut<'a, T>, isize)>,
 }
 
-/// Calls `f(position in the range, offset in memory, elements, distance in memory)` for each straight piece of a run.
-#[inline(always)]
-fn pieces(run: &[(usize, isize)], columns: &Range<usize>, mut f: impl FnMut(usize, isize, usize, isize)) {
-    let (inner, stride) = run.last().copied().unwrap_or((1, 1));
-    let mut i = columns.start;
-    while i < columns.end {
-        let n = (inner - i % inner).min(columns.end - i);
-        f(i - columns.start, offset(run, i), n, stride);
-        i += n;
+/// Columns of some rows of kept position `k`, as an operand walks them.
+#[derive(Clone, Copy)]
+struct Block<'w> {
+    walk: &'w Walk,
+    k: usize,
+    rows: &'w Range<usize>,
+    columns: &'w Range<usize>,
+}
+
+impl Block<'_> {
+    fn size(self) -> usize {
+        self.rows.len() * self.columns.len()
+    }
+
+    /// Whether the elements of its straight pieces follow each other.
+    fn contiguous(self) -> bool {
+        self.walk.run.last().is_none_or(|&(_, stride)| stride == 1)
+    }
+
+    /// Calls `f(position in the block, offset in memory, elements, distance in memory)` for each straight piece.
+    #[inline(always)]
+    fn pieces(self, mut f: impl FnMut(usize, isize, usize, isize)) {
+        let Block { walk, k, rows, columns } = self;
+        let (inner, stride) = walk.run.last().copied().unwrap_or((1, 1));
+        let mut at = 0;
+        for row in rows.clone() {
+            let start = walk.offset(k, row);
+            let mut i = columns.start;
+            while i < columns.end {
+                let n = (inner - i % inner).min(columns.end - i);
+                f(at, start + offset(&walk.run, i), n, stride);
+                (i, at) = (i + n, at + n);
+            }
+        }
     }
 }
 
@@ -100,66 +125,45 @@ impl<'a, T: Real> Input<'a, T> {
         match self.direct(k, rows, columns) {
             Some(tile) => tile,
             None => {
-                let stage = stage.get(rows.len() * columns.len());
+                let block = Block { walk: &self.walk, k, rows, columns };
+                let stage = stage.get(block.size());
                 match self.source {
-                    Source::F32(base) => self.gather(s, base, k, rows, columns, stage),
-                    Source::F64(base) => self.gather(s, base, k, rows, columns, stage),
-                    Source::F16(base) => self.gather(s, base, k, rows, columns, stage),
-                    Source::Bf16(base) => self.gather(s, base, k, rows, columns, stage),
-                    Source::Flags(base) => self.gather_with(base, k, rows, columns, stage, |flag| f64::from(flag != 0)),
+                    Source::F32(base) => gather(s, base, block, stage),
+                    Source::F64(base) => gather(s, base, block, stage),
+                    Source::F16(base) => gather(s, base, block, stage),
+                    Source::Bf16(base) => gather(s, base, block, stage),
+                    Source::Flags(base) => gather_with(base, block, stage, |flag| f64::from(flag != 0)),
                     Source::Constant(value) => stage.fill(T::from_f64(value)),
                 }
                 Tile::new(stage, rows.len(), columns.len())
             }
         }
     }
+}
 
-    #[inline(never)]
-    fn gather<S: Simd<T>, E: Element>(
-        &self,
-        s: S,
-        base: Base<'a, E>,
-        k: usize,
-        rows: &Range<usize>,
-        columns: &Range<usize>,
-        stage: &mut [T],
-    ) {
-        let walk = &self.walk;
-        if walk.run.last().is_none_or(|&(_, stride)| stride == 1)
-            && let Some(to) = T::f32s_mut(stage)
-        {
-            s.single().call(Widen { base, walk, k, rows, columns, to });
+/// Copies a block.
+#[inline(never)]
+fn gather<T: Real, S: Simd<T>, E: Element>(s: S, base: Base<E>, block: Block, stage: &mut [T]) {
+    match T::f32s_mut(stage).filter(|_| block.contiguous()) {
+        Some(to) => s.single().call(Widen { base, block, to }),
+        None => gather_with(base, block, stage, E::to_f64),
+    }
+}
+
+#[inline(always)]
+fn gather_with<T: Real, E: Copy>(base: Base<E>, block: Block, stage: &mut [T], convert: impl Fn(E) -> f64) {
+    block.pieces(|i, at, n, stride| {
+        // SAFETY: a grid reaches exactly the elements of its tensor, which `at` asserts.
+        let value = |j: isize| T::from_f64(convert(unsafe { base.at(at + j * stride, 1).read() }));
+        let to = &mut stage[i..i + n];
+        if stride == 0 {
+            to.fill(value(0));
         } else {
-            self.gather_with(base, k, rows, columns, stage, E::to_f64);
+            for (j, to) in to.iter_mut().enumerate() {
+                *to = value(j as isize);
+            }
         }
-    }
-
-    #[inline(always)]
-    fn gather_with<E: Copy>(
-        &self,
-        base: Base<'a, E>,
-        k: usize,
-        rows: &Range<usize>,
-        columns: &Range<usize>,
-        stage: &mut [T],
-        convert: impl Fn(E) -> f64,
-    ) {
-        for (to, row) in stage.chunks_exact_mut(columns.len()).zip(rows.clone()) {
-            let start = self.walk.offset(k, row);
-            pieces(&self.walk.run, columns, |i, at, n, stride| {
-                // SAFETY: a grid reaches exactly the elements of its tensor, which `at` asserts.
-                let value = |j: isize| T::from_f64(convert(unsafe { base.at(start + at + j * stride, 1).read() }));
-                let to = &mut to[i..i + n];
-                if stride == 0 {
-                    to.fill(value(0));
-                } else {
-                    for (j, to) in to.iter_mut().enumerate() {
-                        *to = value(j as isize);
-                    }
-                }
-            });
-        }
-    }
+    });
 }
 
 impl<'a, T: Real> Output<'a, T> {
@@ -202,61 +206,44 @@ impl<'a, T: Real> Output<'a, T> {
         match unsafe { self.tile(k, rows, columns) } {
             Some(out) => f(out),
             None => {
-                let stage = stage.get(rows.len() * columns.len());
+                let block = Block { walk: &self.walk, k, rows, columns };
+                let stage = stage.get(block.size());
                 f(TileMut::new(stage, rows.len(), columns.len()));
                 // SAFETY: as the caller vouches.
                 unsafe {
                     match self.sink {
-                        Sink::F32(base) => self.scatter(s, base, k, rows, columns, stage),
-                        Sink::F64(base) => self.scatter(s, base, k, rows, columns, stage),
-                        Sink::F16(base) => self.scatter(s, base, k, rows, columns, stage),
-                        Sink::Bf16(base) => self.scatter(s, base, k, rows, columns, stage),
+                        Sink::F32(base) => scatter(s, base, block, stage),
+                        Sink::F64(base) => scatter(s, base, block, stage),
+                        Sink::F16(base) => scatter(s, base, block, stage),
+                        Sink::Bf16(base) => scatter(s, base, block, stage),
                     }
                 }
             }
         }
     }
+}
 
-    /// # Safety
-    /// As for [`Output::write`].
-    #[inline(never)]
-    unsafe fn scatter<S: Simd<T>, E: Element>(
-        &self,
-        s: S,
-        base: BaseMut<'a, E>,
-        k: usize,
-        rows: &Range<usize>,
-        columns: &Range<usize>,
-        stage: &[T],
-    ) {
-        let walk = &self.walk;
-        if walk.run.last().is_none_or(|&(_, stride)| stride == 1)
-            && let Some(from) = T::f32s(stage)
-        {
-            // The caller vouches for the threads.
-            s.single().call(Narrow { base, walk, k, rows, columns, from });
-            return;
-        }
-        for (values, row) in stage.chunks_exact(columns.len()).zip(rows.clone()) {
-            let start = walk.offset(k, row);
-            pieces(&walk.run, columns, |i, at, n, stride| {
-                for (j, &value) in values[i..i + n].iter().enumerate() {
-                    let to = base.at(start + at + j as isize * stride, 1);
-                    // SAFETY: a grid reaches exactly the elements of its tensor; the caller vouches for the threads.
-                    unsafe { to.write(E::from_f64(value.to_f64())) };
-                }
-            });
-        }
+/// Rounds to a block.
+/// # Safety
+/// No other thread touches its elements meanwhile.
+#[inline(never)]
+unsafe fn scatter<T: Real, S: Simd<T>, E: Element>(s: S, base: BaseMut<E>, block: Block, stage: &[T]) {
+    match T::f32s(stage).filter(|_| block.contiguous()) {
+        Some(from) => s.single().call(Narrow { base, block, from }),
+        None => block.pieces(|i, at, n, stride| {
+            for (j, &value) in stage[i..i + n].iter().enumerate() {
+                let to = base.at(at + j as isize * stride, 1);
+                // SAFETY: a grid reaches exactly the elements of its tensor; the caller vouches for the threads.
+                unsafe { to.write(E::from_f64(value.to_f64())) };
+            }
+        }),
     }
 }
 
-/// Copies some columns of some rows of kept position `k`, in straight pieces, to `to`.
+/// Copies a block in which elements follow each other.
 struct Widen<'w, 'a, E> {
     base: Base<'a, E>,
-    walk: &'w Walk,
-    k: usize,
-    rows: &'w Range<usize>,
-    columns: &'w Range<usize>,
+    block: Block<'w>,
     to: &'w mut [f32],
 }
 
@@ -264,34 +251,22 @@ impl<E: Element> Kernel<f32> for Widen<'_, '_, E> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<f32>>(self, s: S) {
-        let Widen { base, walk, k, rows, columns, to } = self;
-        for (to, row) in to.chunks_exact_mut(columns.len()).zip(rows.clone()) {
-            let start = walk.offset(k, row);
-            pieces(
-                &walk.run,
-                columns,
-                #[inline(always)]
-                |i, at, n, _| {
-                    // SAFETY: a grid reaches exactly the elements of its tensor, which `at` asserts; these follow each
-                    // other.
-                    E::widen(
-                        s.single(),
-                        unsafe { std::slice::from_raw_parts(base.at(start + at, n), n) },
-                        &mut to[i..i + n],
-                    );
-                },
-            );
-        }
+        let Widen { base, block, to } = self;
+        block.pieces(
+            #[inline(always)]
+            |i, at, n, _| {
+                // SAFETY: a grid reaches exactly the elements of its tensor, which `at` asserts; these follow each other.
+                let from = unsafe { std::slice::from_raw_parts(base.at(at, n), n) };
+                E::widen(s.single(), from, &mut to[i..i + n]);
+            },
+        );
     }
 }
 
-/// Rounds `from` to some columns of some rows of kept position `k`, in straight pieces, which no other thread touches.
+/// Rounds to a block in which elements follow each other, and which no other thread touches.
 struct Narrow<'w, 'a, E> {
     base: BaseMut<'a, E>,
-    walk: &'w Walk,
-    k: usize,
-    rows: &'w Range<usize>,
-    columns: &'w Range<usize>,
+    block: Block<'w>,
     from: &'w [f32],
 }
 
@@ -299,21 +274,14 @@ impl<E: Element> Kernel<f32> for Narrow<'_, '_, E> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<f32>>(self, s: S) {
-        let Narrow { base, walk, k, rows, columns, from } = self;
-        for (from, row) in from.chunks_exact(columns.len()).zip(rows.clone()) {
-            let start = walk.offset(k, row);
-            pieces(
-                &walk.run,
-                columns,
-                #[inline(always)]
-                |i, at, n, _| {
-                    // SAFETY: a grid reaches exactly the elements of its tensor, which `at` asserts; these follow each
-                    // other, and whoever makes a `Narrow` vouches for the threads.
-                    E::narrow(s.single(), &from[i..i + n], unsafe {
-                        std::slice::from_raw_parts_mut(base.at(start + at, n), n)
-                    });
-                },
-            );
-        }
+        let Narrow { base, block, from } = self;
+        block.pieces(
+            #[inline(always)]
+            |i, at, n, _| {
+                // SAFETY: as above, and whoever makes a `Narrow` vouches for the threads.
+                let to = unsafe { std::slice::from_raw_parts_mut(base.at(at, n), n) };
+                E::narrow(s.single(), &from[i..i + n], to);
+            },
+        );
     }
 }

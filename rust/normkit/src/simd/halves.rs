@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{LINE, Real, Simd};
+use super::{Real, Simd};
 
 /// Vectors of float32 that are loaded from, and rounded to, two-byte elements: to nearest, ties to even; NaN stays NaN.
 pub trait Halves: Simd<f32> {
@@ -76,17 +76,6 @@ pub(crate) fn widen<S: Halves, E: Half>(s: S, from: &[E], to: &mut [f32]) {
     const { assert!(S::N <= MOST) };
     let whole = from.len() / S::N * S::N;
     let mut i = 0;
-    while i + 4 * S::N <= whole {
-        for u in 0..4 {
-            let p = from.as_ptr().wrapping_add(i + u * S::N);
-            if (u * S::N).is_multiple_of(LINE / size_of::<E>()) {
-                s.will_read(p.cast());
-            }
-            // SAFETY: four registers are left of both.
-            unsafe { s.store(to.as_mut_ptr().add(i + u * S::N), E::load(s, p)) };
-        }
-        i += 4 * S::N;
-    }
     while i < whole {
         debug_assert!(i + S::N <= from.len());
         let p = from.as_ptr().wrapping_add(i);
@@ -112,17 +101,6 @@ pub(crate) fn narrow<S: Halves, E: Half>(s: S, from: &[f32], to: &mut [E]) {
     const { assert!(S::N <= MOST) };
     let whole = from.len() / S::N * S::N;
     let mut i = 0;
-    while i + 4 * S::N <= whole {
-        for u in 0..4 {
-            let p = to.as_mut_ptr().wrapping_add(i + u * S::N);
-            if (u * S::N).is_multiple_of(LINE / size_of::<E>()) {
-                s.will_write(p.cast());
-            }
-            // SAFETY: four registers are left of both.
-            unsafe { E::store(s, p, s.load(from.as_ptr().add(i + u * S::N))) };
-        }
-        i += 4 * S::N;
-    }
     while i < whole {
         debug_assert!(i + S::N <= to.len());
         let p = to.as_mut_ptr().wrapping_add(i);
