@@ -11,6 +11,7 @@ from normkit import _normkit
 
 INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(\S+)\s*(.*)$")
 ARITHMETIC = re.compile(r"^v(add|sub|mul)p[sd]$")
+CONVERSION = re.compile(r"^v(cvtph2ps|cvtps2ph|pmovzxwd|pmovdw)$")  # `half` has some of eight elements as functions
 LONGEST = 12  # instructions of an intrinsic that became a function: load, operate, store, return
 
 
@@ -28,21 +29,29 @@ def functions(listing: str) -> list[list[tuple[str, str]]]:
     return found
 
 
+def is_vector_operation(name: str, args: str) -> bool:
+    """Whether no kernel calls a function for it."""
+    if CONVERSION.match(name):
+        return "zmm" in args
+    return bool(ARITHMETIC.match(name)) and ("ymm" in args or "zmm" in args)
+
+
 def wrappers(listing: str) -> list[list[tuple[str, str]]]:
     """Functions that are one vector operation on memory."""
     return [
         code
         for code in functions(listing)
         if len(code) <= LONGEST
-        and any(ARITHMETIC.match(name) and ("ymm" in args or "zmm" in args) for name, args in code)
+        and any(is_vector_operation(name, args) for name, args in code)
         and not any(name.startswith("j") for name, _ in code)
     ]
 
 
-def test_the_check_sees_a_wrapper():
-    listing = """
+@pytest.mark.parametrize("operation", ["vaddps (%rdx),%zmm0,%zmm0", "vcvtph2ps (%rdx),%zmm0"])
+def test_the_check_sees_a_wrapper(operation):
+    listing = f"""
     10: vmovaps (%rsi),%zmm0
-    16: vaddps (%rdx),%zmm0,%zmm0
+    16: {operation}
     1c: vmovaps %zmm0,(%rdi)
     22: vzeroupper
     25: ret

@@ -108,3 +108,15 @@ def test_fold_into_needs_running_statistics():
 def test_bad_constructor_arguments(layer, arguments, error, argument):
     with pytest.raises(error, match=rf"^{layer.__name__}: `{argument}` must"):
         layer(**{"num_features": 6, **arguments})
+
+
+def test_a_count_that_became_a_scalar_goes_on():
+    """NumPy makes a scalar of a 0-d array plus 1: the next batch is counted, not refused when statistics have moved."""
+    layer = nk.BatchNorm(3)
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    layer(x)
+    layer.num_batches_tracked = layer.num_batches_tracked + 1
+    layer(x)
+    assert layer.num_batches_tracked == 3
+    assert isinstance(layer.num_batches_tracked, np.ndarray)
+    assert layer.state_dict()["num_batches_tracked"] == 3

@@ -229,7 +229,7 @@ class SyncBatchNorm(BatchNorm):
         for running, new in ((self.running_mean, batch.mean), (self.running_var, batch.var(self.running_var_ddof))):
             running[...] = (1 - share) * running.astype(np.float64) + share * new.reshape(running.shape)
         if self.training:
-            count += 1
+            self._count_batch()
 
     def _backward(self, dy: NDArray[Any], cache: Any, out: NDArray[Any] | None) -> Any:
         if not isinstance(cache, _Pass):  # by running statistics, or of a batch that was empty on all ranks

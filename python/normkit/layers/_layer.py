@@ -35,7 +35,7 @@ class Layer(Module, ABC):
 
     @abstractmethod
     def _forward(self, *args: Any, **kwargs: Any) -> tuple[NDArray[Any], Any]:
-        """Take `x`, `out` and, by name, what else the call was given; return `(y, cache)`."""
+        """Take `x`, `out` and, by name, what else the call takes, None included; return `(y, cache)`."""
 
     @abstractmethod
     def _backward(self, dy: NDArray[Any], cache: Any, out: NDArray[Any] | None) -> Any:

@@ -49,5 +49,8 @@ class RunningStatisticsLayer(ChannelLayer):
         return 1.0 if self.num_batches_tracked is None else 1 / (int(self.num_batches_tracked) + 1)
 
     def _count_batch(self) -> None:
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked[()] = int(self.num_batches_tracked) + 1  # a ufunc takes as long as a small batch
+        count = self.num_batches_tracked
+        if isinstance(count, np.ndarray):
+            count[()] = (int(count) + 1) % 2**63  # a ufunc takes as long as a small batch
+        elif count is not None:  # somebody's sum: NumPy makes a scalar of a 0-d array plus 1
+            self.num_batches_tracked = np.array(int(count) + 1, np.int64)

@@ -13,8 +13,12 @@ const SHORT: usize = 2048;
 const FEW_ROWS: usize = 4;
 /// Runs of columns shorter than this take several rows as one, to fill registers…
 const NARROW: usize = 128;
-/// …up to this many elements.
+/// …up to this many elements…
 const WIDE: usize = 1024;
+/// …while so many rows are left, as what is kept by column costs as much as a row or more; but not fewer elements than fill…
+const TALL: usize = 32;
+/// …a few registers.
+const FULL: usize = 64;
 
 /// Elements that are worth a line of their own among columns (measured: 49 are not, 196 are).
 const FILLS: usize = 128;
@@ -181,7 +185,8 @@ fn make_grid<const P: usize>(
     let mut repeat = 1;
     let narrow = grouped && columns && width * fold < NARROW;
     if let Some(last) = outer.last_mut().filter(|axis| narrow && !axis.kept) {
-        let most = WIDE / (width * fold);
+        let (run, rows) = (width * fold, last.size);
+        let most = (WIDE / run).min((rows / TALL).max(FULL / run)).max(1);
         repeat = (1..=most).rev().find(|r| last.size.is_multiple_of(*r)).unwrap_or(1);
         inside.insert(0, Axis { size: repeat, ..*last });
         last.size /= repeat;

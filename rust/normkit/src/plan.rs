@@ -12,7 +12,7 @@ use crate::simd::AT_ONCE;
 
 /// Elements of a block of rows: 16 KiB of float32, half of a common L1.
 const BLOCK: usize = 4096;
-/// Elements of a block that is applied to copies of its operands: with that of the output they fit in L1.
+/// Elements that are applied at a time to copies of operands: 8 KiB of float32 for each.
 const COPIED: usize = 2048;
 /// Rows of a block of columns: enough that merging it costs little, few enough for float lanes.
 const BLOCK_ROWS: usize = 128;
@@ -53,70 +53,37 @@ pub struct Cut {
     segment: usize,
     block_rows: usize,
     block: usize,
-    step_rows: usize,
-    step: usize,
+}
+
+/// How the blocks of a [`Cut`] are divided where each element is by itself, and so fixes nothing.
+#[derive(Clone, Copy)]
+pub(crate) struct Steps {
+    rows: usize,
+    columns: usize,
 }
 
 impl Cut {
     /// The cut of this grid.
     pub fn new(grid: &Grid) -> Cut {
         let (rows, len) = (grid.rows, grid.len);
-        let (step_rows, step) = (usize::MAX, usize::MAX);
         if grid.lines {
-            return Cut {
-                chunks: 1,
-                chunk_rows: rows,
-                segments: 1,
-                segment: len,
-                block_rows: rows,
-                block: len,
-                step_rows,
-                step,
-            };
+            return Cut { chunks: 1, chunk_rows: rows, segments: 1, segment: len, block_rows: rows, block: len };
         }
         if grid.columns {
             let chunk_rows = rows.div_ceil(CHUNKS).max(CHUNK_ROWS).next_multiple_of(BLOCK_ROWS);
             let chunks = rows.div_ceil(chunk_rows);
-            return Cut {
-                chunks,
-                chunk_rows,
-                segments: 1,
-                segment: len,
-                block_rows: BLOCK_ROWS,
-                block: len,
-                step_rows,
-                step,
-            };
+            return Cut { chunks, chunk_rows, segments: 1, segment: len, block_rows: BLOCK_ROWS, block: len };
         }
         let target = (rows * len).div_ceil(CHUNKS).max(CHUNK);
         let (block_rows, block) = if len < BLOCK { (BLOCK / len, len) } else { (1, BLOCK) };
         if len > target {
             let segment = len.div_ceil(len.div_ceil(target)).next_multiple_of(BLOCK);
             let segments = len.div_ceil(segment);
-            Cut { chunks: rows * segments, chunk_rows: 1, segments, segment, block_rows, block, step_rows, step }
+            Cut { chunks: rows * segments, chunk_rows: 1, segments, segment, block_rows, block }
         } else {
             let chunk_rows = (target / len).next_multiple_of(block_rows);
-            Cut {
-                chunks: rows.div_ceil(chunk_rows),
-                chunk_rows,
-                segments: 1,
-                segment: len,
-                block_rows,
-                block,
-                step_rows,
-                step,
-            }
+            Cut { chunks: rows.div_ceil(chunk_rows), chunk_rows, segments: 1, segment: len, block_rows, block }
         }
-    }
-
-    /// The same, with blocks taken in steps so small that copies of all operands fit in the first-level cache: for what
-    /// does not depend on blocks.
-    pub(crate) fn copied(self, grid: &Grid) -> Cut {
-        if grid.lines {
-            return self;
-        }
-        let width = if grid.columns { columns_at_once(grid) } else { self.block };
-        Cut { step_rows: (COPIED / width).max(1), step: if grid.columns { width } else { COPIED }, ..self }
     }
 
     /// Rows and columns of chunk `i`.
@@ -128,9 +95,9 @@ impl Cut {
     }
 
     /// The most elements that are used at a time: what operands that are not used in place are copied to.
-    pub(crate) fn most(&self, grid: &Grid) -> usize {
-        let rows = if grid.lines { tile_statistics(grid) } else { self.block_rows.min(self.step_rows) };
-        let columns = if grid.columns { columns_at_once(grid) } else { self.block.min(self.step).min(grid.len) };
+    pub(crate) fn most(&self, grid: &Grid, steps: Steps) -> usize {
+        let rows = if grid.lines { tile_statistics(grid) } else { self.block_rows.min(steps.rows) };
+        let columns = if grid.columns { columns_at_once(grid) } else { self.block.min(steps.columns).min(grid.len) };
         rows.min(grid.rows) * columns
     }
 
@@ -145,17 +112,34 @@ impl Cut {
     pub(crate) fn columns(&self, columns: &Range<usize>) -> impl DoubleEndedIterator<Item = Range<usize>> {
         parts(columns.clone(), self.block)
     }
+}
+
+impl Steps {
+    /// Whole blocks.
+    pub(crate) const WHOLE: Steps = Steps { rows: usize::MAX, columns: usize::MAX };
+
+    /// So few elements that copies of some operands, of whom this is one, stay in the first-level cache. Statistics that
+    /// are taken together, columns or lines, are not taken apart, as what is known of them is counted from the first.
+    pub(crate) fn of_copies(grid: &Grid) -> Steps {
+        if grid.lines {
+            return Steps::WHOLE;
+        }
+        if grid.columns {
+            return Steps { rows: (COPIED / columns_at_once(grid)).max(1), ..Steps::WHOLE };
+        }
+        Steps { rows: (COPIED / grid.len).max(1), columns: COPIED }
+    }
 
     /// The rows of a block, step by step.
     #[inline(always)]
-    pub(crate) fn step_rows(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-        parts(rows, self.step_rows)
+    pub(crate) fn rows(self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        parts(rows, self.rows)
     }
 
     /// The columns of a block, step by step.
     #[inline(always)]
-    pub(crate) fn step_columns(&self, columns: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
-        parts(columns.clone(), self.step)
+    pub(crate) fn columns(self, columns: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        parts(columns.clone(), self.columns)
     }
 }
 

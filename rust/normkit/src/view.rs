@@ -229,7 +229,8 @@ impl<'a, T: Real> Output<'a, T> {
 #[inline(never)]
 unsafe fn scatter<T: Real, S: Simd<T>, E: Element>(s: S, base: BaseMut<E>, block: Block, stage: &[T]) {
     match T::f32s(stage).filter(|_| block.contiguous()) {
-        Some(from) => s.single().call(Narrow { base, block, from }),
+        // SAFETY: as the caller vouches.
+        Some(from) => s.single().call(unsafe { Narrow::new(base, block, from) }),
         None => block.pieces(|i, at, n, stride| {
             for (j, &value) in stage[i..i + n].iter().enumerate() {
                 let to = base.at(at + j as isize * stride, 1);
@@ -263,11 +264,19 @@ impl<E: Element> Kernel<f32> for Widen<'_, '_, E> {
     }
 }
 
-/// Rounds to a block in which elements follow each other, and which no other thread touches.
+/// Rounds to a block in which elements follow each other.
 struct Narrow<'w, 'a, E> {
     base: BaseMut<'a, E>,
     block: Block<'w>,
     from: &'w [f32],
+}
+
+impl<'w, 'a, E> Narrow<'w, 'a, E> {
+    /// # Safety
+    /// No other thread touches the block until it is written.
+    unsafe fn new(base: BaseMut<'a, E>, block: Block<'w>, from: &'w [f32]) -> Self {
+        Narrow { base, block, from }
+    }
 }
 
 impl<E: Element> Kernel<f32> for Narrow<'_, '_, E> {
@@ -278,7 +287,7 @@ impl<E: Element> Kernel<f32> for Narrow<'_, '_, E> {
         block.pieces(
             #[inline(always)]
             |i, at, n, _| {
-                // SAFETY: as above, and whoever makes a `Narrow` vouches for the threads.
+                // SAFETY: as above, and the caller of `new` vouched for the threads.
                 let to = unsafe { std::slice::from_raw_parts_mut(base.at(at, n), n) };
                 E::narrow(s.single(), &from[i..i + n], to);
             },

@@ -10,7 +10,7 @@ use crate::kernels::apply::{Coefficients, apply_columns, apply_lines, apply_rows
 use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
 use crate::parallel::run;
-use crate::plan::{Cut, Plan, tile_statistics};
+use crate::plan::{Cut, Plan, Steps, tile_statistics};
 use crate::simd::{Aligned, Isa, Kernel, Real, Simd, Tile, Waiting};
 use crate::view::{Input, Output};
 
@@ -26,16 +26,21 @@ pub struct Application<'a, T, const K: usize> {
 }
 
 impl<T: Real, const K: usize> Application<'_, T, K> {
-    /// How it is divided.
-    pub(super) fn cut(&self) -> Cut {
-        let cut = Cut::new(&self.grid);
-        let direct = self.inputs.iter().all(Input::is_direct) && self.out.is_direct();
-        if direct { cut } else { cut.copied(&self.grid) }
+    /// Whether all memory is used in place.
+    fn is_direct(&self) -> bool {
+        let outputs = self.out.is_direct() && self.second.as_ref().is_none_or(Output::is_direct);
+        outputs && self.mask.is_none() && self.inputs.iter().all(Input::is_direct)
+    }
+
+    /// How blocks are divided.
+    fn steps(&self) -> Steps {
+        if self.is_direct() { Steps::WHOLE } else { Steps::of_copies(&self.grid) }
     }
 
     /// What a thread needs for it.
     pub(super) fn needs(&self) -> Needs {
-        Needs::of(&self.grid, &self.cut(), &self.inputs, self.mask.is_some(), [Some(&self.out), self.second.as_ref()])
+        let outputs = [Some(&self.out), self.second.as_ref()];
+        Needs::of(&self.grid, self.steps(), &self.inputs, self.mask.is_some(), outputs)
     }
 
     /// Cells from start to end, last first: what was read last is still in cache.
@@ -87,7 +92,7 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
     ) -> Result<()> {
         /// Elements of a task.
         const TASK: usize = 1 << 15;
-        let cut = self.cut();
+        let cut = Cut::new(&self.grid);
         let grid = &self.grid;
         let work = gathered(pieces(grid, tile_statistics(grid), 0..grid.statistics()))?;
         let all = work.len() * cut.chunks;
@@ -143,6 +148,8 @@ impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> Kernel<T
     #[inline(always)]
     fn eval<S: Simd<T>>(mut self, s: S) {
         let (cut, grid, w) = (self.cut, &self.application.grid, self.piece.1.clone());
+        let steps = self.application.steps();
+        self.stream &= self.application.is_direct();
         if grid.columns && !grid.in_lines() {
             let pattern = Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold };
             expand(pattern, self.cells, &mut self.scratch.columns);
@@ -152,9 +159,11 @@ impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> Kernel<T
             let columns = if grid.columns { columns_of(grid, &w) } else { columns };
             for rows in cut.rows(rows).rev() {
                 for columns in cut.columns(&columns).rev() {
-                    for rows in cut.step_rows(rows.clone()) {
-                        for columns in cut.step_columns(&columns) {
-                            self.step(s, &rows, &columns);
+                    debug_assert!(!grid.columns || steps.columns(&columns).count() <= 1);
+                    for rows in steps.rows(rows.clone()) {
+                        for columns in steps.columns(&columns) {
+                            // SAFETY: as the caller of `chunks` vouches.
+                            unsafe { self.step(s, &rows, &columns) };
                         }
                     }
                 }
@@ -165,8 +174,10 @@ impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> Kernel<T
 
 impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> ApplyChunks<'_, '_, T, C, K, J> {
     /// Some columns of some rows.
+    /// # Safety
+    /// No other thread touches their outputs meanwhile.
     #[inline(always)]
-    fn step<S: Simd<T>>(&mut self, s: S, rows: &Range<usize>, columns: &Range<usize>) {
+    unsafe fn step<S: Simd<T>>(&mut self, s: S, rows: &Range<usize>, columns: &Range<usize>) {
         let ApplyChunks { application, ref piece, stream, cells, .. } = *self;
         let k = piece.0;
         let Application { grid, inputs, out, second, mask } = application;
@@ -178,8 +189,7 @@ impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> ApplyChu
         // The second output first: the first may be the very memory of an operand.
         for (out, second, staged) in [(second.as_ref(), true, staged_second), (Some(out), false, staged)] {
             let Some(out) = out else { continue };
-            let stream = stream && out.is_direct() && mask.is_none();
-            // SAFETY: as the caller of `chunks` vouches.
+            // SAFETY: as the caller vouches.
             unsafe {
                 out.write(
                     s,
@@ -247,8 +257,7 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         const LONG: usize = 32;
         let Grid { columns, len, .. } = self.grid;
         let long = self.grid.in_lines() || !columns && len >= LONG;
-        let direct = self.inputs.iter().all(Input::is_direct) && self.out.is_direct();
-        direct && long && self.second.is_none() && self.mask.is_none()
+        long && self.is_direct() && self.second.is_none()
     }
 }
 

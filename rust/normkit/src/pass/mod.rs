@@ -112,7 +112,7 @@ where
         let parts = sample_parts(self.samples);
         let part = self.samples.div_ceil(parts);
         let reduce_cut = Cut::new(&self.reduce.grid);
-        let apply_cut = self.apply.as_ref().map(Application::cut);
+        let apply_cut = self.apply.as_ref().map(|apply| Cut::new(&apply.grid));
         let Reduction { grid, mask, .. } = &self.reduce;
         let plain = mask.is_none() && !grid.lines && (grid.in_lines() || !grid.columns);
         let waits = C::WAITS && !plan.stream && plain && self.apply.as_ref().is_some_and(Application::can_wait);

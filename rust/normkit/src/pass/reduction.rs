@@ -11,7 +11,7 @@ use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, Applied, Coefficients};
 use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
-use crate::plan::{Cut, tile_statistics};
+use crate::plan::{Cut, Steps, tile_statistics};
 use crate::simd::{Behind, Follower, Kernel, Real, Simd};
 use crate::view::Input;
 
@@ -83,7 +83,7 @@ impl<T: Real, A: Statistic<T, K>, const K: usize> Share<'_, '_, T, A, K> {
 impl<T: Real, const K: usize> Reduction<'_, T, K> {
     /// What a thread needs for it.
     pub(super) fn needs(&self) -> Needs {
-        let mut needs = Needs::of(&self.grid, &Cut::new(&self.grid), &self.inputs, self.mask.is_some(), [None, None]);
+        let mut needs = Needs::of(&self.grid, Steps::WHOLE, &self.inputs, self.mask.is_some(), [None, None]);
         needs.packed[..K].fill(needs.mask);
         needs
     }

@@ -6,7 +6,7 @@ use super::stages::{MOST, Stages};
 use crate::error::{Result, room};
 use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
-use crate::plan::{Cut, columns_at_once, tile_statistics};
+use crate::plan::{Cut, Steps, columns_at_once, tile_statistics};
 use crate::simd::{Aligned, Isa, Real};
 use crate::view::{Input, Output};
 
@@ -70,12 +70,12 @@ impl Needs {
     /// Of these operands: blocks of those that are not used in place.
     pub(super) fn of<T: Real>(
         grid: &Grid,
-        cut: &Cut,
+        steps: Steps,
         inputs: &[Input<T>],
         masked: bool,
         outputs: [Option<&Output<T>>; 2],
     ) -> Needs {
-        let block = cut.most(grid);
+        let block = Cut::new(grid).most(grid, steps);
         let mut needs = Needs { cells: tile_statistics(grid).min(grid.statistics()), ..Needs::default() };
         if grid.columns && !grid.in_lines() {
             needs.columns = columns_at_once(grid);

@@ -7,12 +7,13 @@ use crate::error::{Result, room};
 pub(crate) struct Aligned<T> {
     room: Vec<T>,
     start: usize,
+    most: usize,
     len: usize,
 }
 
 impl<T: Real> Aligned<T> {
     /// Room for none.
-    pub(crate) const EMPTY: Self = Aligned { room: Vec::new(), start: 0, len: 0 };
+    pub(crate) const EMPTY: Self = Aligned { room: Vec::new(), start: 0, most: 0, len: 0 };
 
     /// Room for so many.
     pub(crate) fn new(most: usize) -> Result<Self> {
@@ -23,11 +24,12 @@ impl<T: Real> Aligned<T> {
         let mut memory = room(most + more)?;
         memory.resize(most + more, T::ZERO);
         let start = memory.as_ptr().align_offset(LINE).min(more);
-        Ok(Aligned { room: memory, start, len: 0 })
+        Ok(Aligned { room: memory, start, most, len: 0 })
     }
 
     /// So many numbers.
     pub(crate) fn get(&mut self, len: usize) -> &mut [T] {
+        debug_assert!(len <= self.most, "{len} of {}", self.most);
         self.len = len;
         &mut self.room[self.start..self.start + len]
     }

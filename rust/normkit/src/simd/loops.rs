@@ -275,7 +275,7 @@ unsafe fn column_group<
                 // Processors fetch ahead along a run, but these are `G` short ones, and so are those that follow.
                 for row in &rows {
                     for k in 0..K {
-                        s.will_need(row[k].wrapping_add(i).wrapping_offset(tiles[k].down(G)));
+                        s.will_need_here(row[k].wrapping_add(i).wrapping_offset(tiles[k].down(G)));
                     }
                 }
                 let params = load(s, along, i, n, &[zero; J]);

@@ -163,7 +163,7 @@ pub trait Simd<T: Real>: Copy + 'static {
     }
     /// Asks for the memory at `p` to be in the second-level cache when it is read, a while from now; any address will do.
     #[inline(always)]
-    fn will_need(self, p: *const T) {
+    fn will_need_here(self, p: *const T) {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
@@ -203,7 +203,7 @@ pub trait Simd<T: Real>: Copy + 'static {
     fn positive_or_nan(self, c: Self::V, a: Self::V, b: Self::V) -> Self::V;
     /// `p` times two to the power of `n`, where `magic` is [`Real::MAGIC`]` + n`; everything within the normal range.
     fn scale(self, p: Self::V, magic: Self::V) -> Self::V;
-    /// Runs a kernel as a function of its own, compiled once: for what is seldom needed.
+    /// Runs a kernel as a function of its own, compiled once: for what is long or seldom needed.
     fn call<K: Kernel<T>>(self, kernel: K) -> K::Output;
 }
 

@@ -1,6 +1,7 @@
 //! The same bits for every thread count and every instruction set, on both kernel families and all schedules.
 
 use crate::common::{Array, CASES, Case, Float, Layout, Values, configure, is_fused, normal, parameters};
+use half::{bf16, f16};
 use normkit::layout::Grid;
 use normkit::plan::{Cut, Plan, Work};
 use normkit::{BatchNormOf, Caches, ConvOf, Isa, Statistics};
@@ -108,6 +109,14 @@ fn small() {
     let case = CASES.iter().find(|case| case.size() > 4096).expect("one of them");
     for values in [Values::Huge, Values::Subnormal, Values::Constant(0.1)] {
         check::<f32>(case, &layouts(case)[0], values);
+    }
+}
+
+#[test]
+fn halves() {
+    for case in CASES.iter().filter(|case| case.size() < 20_000).chain(&LARGE[3..5]) {
+        check::<f16>(case, &layouts(case)[0], Values::Normal);
+        check::<bf16>(case, &layouts(case)[0], Values::Mean(100.0));
     }
 }
 

@@ -1,4 +1,4 @@
-//! What random calls have found wrong, each by itself: numbers that are hard to add up, and NaN before a ReLU.
+//! What random calls have found wrong, each by itself: numbers that are hard to add up, NaN before a ReLU; and halves.
 
 use crate::common::{Array, Float, Layout, configure, normal};
 use normkit::{Activation, Extras, Isa, Operand, Tensor, TensorMut, Used, reference};
@@ -136,8 +136,18 @@ fn halves_are_read_exactly_and_written_rounded() {
             [1.0f32, 1.5, 1.0 / 3.0, 1.0 + f32::EPSILON, 1e-3, 6.1e-5, 3e-39, 1e4, 3e38, f32::from_bits(0x7fff_ffff)];
         for isa in Isa::available() {
             let _guard = configure(1, isa);
-            // Of one run; of short ones with tails; down columns.
-            for shape in [[1, 1, 1 << 16], [1 << 9, 1, 1 << 7], [19, 1, 49], [1 << 9, 1 << 7, 1]] {
+            // Of one run with every half; rows with tails, one cut in steps; columns that repeat, are of several
+            // elements, have a tail, are taken by line.
+            for shape in [
+                [1, 1, 1 << 16],
+                [3, 2, 401],
+                [2, 2, 3001],
+                [64, 3, 1],
+                [19, 3, 49],
+                [40, 3, 2],
+                [300, 131, 1],
+                [40, 4, 129],
+            ] {
                 for scale in scales {
                     let dense = Layout::dense(3);
                     let mut x = Array::<E>::new(&shape, &dense, |_| 0.0);
