@@ -120,3 +120,13 @@ def test_a_count_that_became_a_scalar_goes_on():
     assert layer.num_batches_tracked == 3
     assert isinstance(layer.num_batches_tracked, np.ndarray)
     assert layer.state_dict()["num_batches_tracked"] == 3
+
+
+def test_the_largest_count_stays():
+    layer = nk.BatchNorm(3, momentum=None)
+    most = np.iinfo(np.int64).max
+    layer.load_state_dict(layer.state_dict() | {"num_batches_tracked": np.array(most)})
+    mean = layer.running_mean.copy()
+    layer(np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32))
+    assert layer.num_batches_tracked == most
+    np.testing.assert_allclose(layer.running_mean, mean, atol=1e-15)  # its share is as small as can be

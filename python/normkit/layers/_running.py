@@ -50,7 +50,10 @@ class RunningStatisticsLayer(ChannelLayer):
 
     def _count_batch(self) -> None:
         count = self.num_batches_tracked
+        if count is None:
+            return
+        new = min(int(count) + 1, np.iinfo(np.int64).max)
         if isinstance(count, np.ndarray):
-            count[()] = (int(count) + 1) % 2**63  # a ufunc takes as long as a small batch
-        elif count is not None:  # somebody's sum: NumPy makes a scalar of a 0-d array plus 1
-            self.num_batches_tracked = np.array(int(count) + 1, np.int64)
+            count[()] = new  # a ufunc takes as long as a small batch
+        else:  # somebody's sum: NumPy makes a scalar of a 0-d array plus 1
+            self.num_batches_tracked = np.array(new, np.int64)
