@@ -40,6 +40,22 @@ def test_what_is_said_of_memory(shape, call, expected, capsys):
     assert read == written == pytest.approx(x.nbytes, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("shape", "runs"),
+    [
+        ((32, 64), "32 runs of 64 x 1"),
+        ((64, 64), "32 runs of 2 times 64 x 1"),
+        ((512, 64), "32 runs of 16 times 64 x 1"),
+        ((4096, 64), "256 runs of 16 times 64 x 1"),
+        ((32, 16), "8 runs of 4 times 16 x 1"),
+        ((4096, 3), "32 runs of 128 times 3 x 1"),
+    ],
+)
+def test_narrow_columns_take_several_rows_as_one_where_enough_are_left(shape, runs, capsys):
+    (plan,) = shown(capsys, lambda: nk.batch_norm(np.ones(shape, F32)))
+    assert plan["statistics"].endswith(f" elements: columns, {runs}")
+
+
 def test_given_statistics_and_nothing_written(capsys):
     x, one = np.ones((64, 3, 100, 100), F32), np.ones(3)
     (plan,) = shown(capsys, lambda: nk.batch_norm_inference(x, one, one))
