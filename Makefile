@@ -107,7 +107,9 @@ differential:
 
 # The same calls, steered by the code they reach, with AddressSanitizer and all assertions; ten minutes, or
 # ARGS=-max_total_time=60. What it finds goes to out/fuzz, what fails to rust/normkit-fuzz/artifacts. (cargo-fuzz asks for a
-# nightly compiler; a stable one does with RUSTC_BOOTSTRAP.)
+# nightly compiler; a stable one does with RUSTC_BOOTSTRAP. As it comes, it compiles in one thread, for half an hour.)
+fuzz: export CARGO_PROFILE_DEV_OPT_LEVEL = 1
+fuzz: export RUSTFLAGS = -Ccodegen-units=64
 fuzz: $(BIN)/cargo-fuzz
 	mkdir -p out/fuzz
 	RUSTC_BOOTSTRAP=1 $(BIN)/cargo-fuzz run calls --fuzz-dir rust/normkit-fuzz --features libfuzzer --dev \
