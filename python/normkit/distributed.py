@@ -173,9 +173,15 @@ class SyncBatchNorm(BatchNorm):
         y, self._cache = self._forward(x, out)
         return y
 
-    def _forward(self, x: NDArray[Any], out: NDArray[Any] | None, **extras: Any) -> tuple[NDArray[Any], Any]:
+    def _forward(
+        self,
+        x: NDArray[Any],
+        out: NDArray[Any] | None,
+        residual: NDArray[Any] | None = None,
+        mask: NDArray[np.bool_] | None = None,
+    ) -> tuple[NDArray[Any], Any]:
         if not self.training and self.running_mean is not None:
-            return super()._forward(x, out, **extras)
+            return super()._forward(x, out, residual, mask)
 
         total = self.merged_over_ranks(lambda: self._local_moments(x, out))
         if total.count == 0:  # no rank has anything to send in backward, either

@@ -125,9 +125,15 @@ class _Observer:
         self.forward = layer._forward
         self.seen: Moments | None = None
 
-    def __call__(self, x: NDArray[Any], out: NDArray[Any] | None, **extras: Any) -> tuple[NDArray[Any], Any]:
-        result = self.forward(x, out, **extras)  # first, because it checks all of them
-        channels, mask = self.layer.axis % x.ndim, extras.get("mask")
+    def __call__(
+        self,
+        x: NDArray[Any],
+        out: NDArray[Any] | None,
+        residual: NDArray[Any] | None = None,
+        mask: NDArray[np.bool_] | None = None,
+    ) -> tuple[NDArray[Any], Any]:
+        result = self.forward(x, out, residual, mask)  # first, because it checks all of them
+        channels = self.layer.axis % x.ndim
         if mask is None:
             new = moments(x, tuple(axis for axis in range(x.ndim) if axis != channels))
         else:

@@ -35,7 +35,7 @@ class Layer(Module, ABC):
 
     @abstractmethod
     def _forward(self, *args: Any, **kwargs: Any) -> tuple[NDArray[Any], Any]:
-        """Take `x`, `out` and, by name, what else the call takes, None included; return `(y, cache)`."""
+        """Take `x`, `out` and, in order, what else the call takes, None included; return `(y, cache)`."""
 
     @abstractmethod
     def _backward(self, dy: NDArray[Any], cache: Any, out: NDArray[Any] | None) -> Any:
@@ -59,10 +59,10 @@ class Layer(Module, ABC):
         """
         return self._run(x, out)
 
-    def _run(self, x: NDArray[Any], out: NDArray[Any] | None, **extras: NDArray[Any] | None) -> NDArray[Any]:
+    def _run(self, x: NDArray[Any], out: NDArray[Any] | None, *extras: NDArray[Any] | None) -> NDArray[Any]:
         if isinstance(x, np.ndarray):  # the function refuses the rest
             self._check_shape(x.shape)
-        y, self._cache = self._forward(x, out, **extras)
+        y, self._cache = self._forward(x, out, *extras)
         return y
 
     def backward(self, dy: NDArray[Any], *, accumulate: bool = False, out: NDArray[Any] | None = None) -> NDArray[Any]:

@@ -10,6 +10,8 @@ from numpy.typing import DTypeLike, NDArray
 from normkit.layers._arguments import at_least_float32
 from normkit.layers._channels import ChannelLayer
 
+_MOST_BATCHES = 2**63 - 1  # what an int64 holds
+
 
 class RunningStatisticsLayer(ChannelLayer):
     """`running_mean`, `running_var` and `num_batches_tracked`, all None without `track_running_stats`."""
@@ -52,7 +54,7 @@ class RunningStatisticsLayer(ChannelLayer):
         count = self.num_batches_tracked
         if count is None:
             return
-        new = min(int(count) + 1, np.iinfo(np.int64).max)
+        new = min(int(count) + 1, _MOST_BATCHES)
         if isinstance(count, np.ndarray):
             count[()] = new  # a ufunc takes as long as a small batch
         else:  # somebody's sum: NumPy makes a scalar of a 0-d array plus 1

@@ -134,9 +134,15 @@ class BatchNorm(FusedLayer, RunningStatisticsLayer):
                 statistics.
             TypeError: `x` or `residual` is not a float array, or `mask` is not boolean.
         """
-        return self._run(x, out, residual=residual, mask=mask)
+        return self._run(x, out, residual, mask)
 
-    def _forward(self, x: NDArray[Any], out: NDArray[Any] | None, **extras: Any) -> tuple[NDArray[Any], BatchNormCache]:
+    def _forward(
+        self,
+        x: NDArray[Any],
+        out: NDArray[Any] | None,
+        residual: NDArray[Any] | None = None,
+        mask: NDArray[np.bool_] | None = None,
+    ) -> tuple[NDArray[Any], BatchNormCache]:
         y, cache = batch_norm(
             x,
             self.weight,
@@ -149,10 +155,10 @@ class BatchNorm(FusedLayer, RunningStatisticsLayer):
             axis=self.axis,
             running_var_ddof=self.running_var_ddof,
             activation=self.activation,
+            residual=residual,
+            mask=mask,
             out=out,
-            **extras,
         )
-        mask = extras.get("mask")
         if self.training and y.size and (mask is None or np.any(mask)):
             self._count_batch()
         return y, cache

@@ -68,7 +68,9 @@ class GroupNorm(FusedLayer, ChannelLayer):
         super().__init__(self.num_channels, eps=eps, affine=affine, axis=axis, dtype=dtype)
         self.activation = self._activation(activation)
 
-    def _forward(self, x: NDArray[Any], out: NDArray[Any] | None, **extras: Any) -> tuple[NDArray[Any], GroupNormCache]:
+    def _forward(
+        self, x: NDArray[Any], out: NDArray[Any] | None, residual: NDArray[Any] | None = None
+    ) -> tuple[NDArray[Any], GroupNormCache]:
         return group_norm(
             x,
             self.num_groups,
@@ -77,8 +79,8 @@ class GroupNorm(FusedLayer, ChannelLayer):
             eps=self.eps,
             axis=self.axis,
             activation=self.activation,
+            residual=residual,
             out=out,
-            **extras,
         )
 
     def _backward(

@@ -118,7 +118,7 @@ class InstanceNorm(FusedLayer, RunningStatisticsLayer):
             raise self._error("x", expected, f"shape {shape}")
 
     def _forward(
-        self, x: NDArray[Any], out: NDArray[Any] | None, **extras: Any
+        self, x: NDArray[Any], out: NDArray[Any] | None, residual: NDArray[Any] | None = None
     ) -> tuple[NDArray[Any], InstanceNormCache | BatchNormCache]:
         if self.running_mean is not None and not self.training:
             return batch_norm(
@@ -131,11 +131,18 @@ class InstanceNorm(FusedLayer, RunningStatisticsLayer):
                 eps=self.eps,
                 axis=self.axis,
                 activation=self.activation,
+                residual=residual,
                 out=out,
-                **extras,
             )
         y, cache = instance_norm(
-            x, self.weight, self.bias, eps=self.eps, axis=self.axis, activation=self.activation, out=out, **extras
+            x,
+            self.weight,
+            self.bias,
+            eps=self.eps,
+            axis=self.axis,
+            activation=self.activation,
+            residual=residual,
+            out=out,
         )
         if self.training and y.size:
             self._track(cache, y.size // cache.mean.size)

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use crate::arguments::{Arg, compute, describe, type_error, value_error};
 use crate::arrays::{Array, statistics, with_element};
 use crate::batch::{gradient, input};
+use crate::gradients::named;
 
 /// What the backward pass of an adaptive instance norm needs: references to content and style, and the statistics.
 ///
@@ -187,6 +188,5 @@ pub(crate) fn adaptive_instance_norm_backward<'py>(
             )
         })
     }))?;
-    let class = py.import("normkit._gradients")?.getattr("AdaptiveInstanceNormGradients")?;
-    class.call1((dcontent.finish()?, dstyle.object))
+    named(py, "AdaptiveInstanceNormGradients", (dcontent.finish()?, dstyle.object))
 }

@@ -1,6 +1,7 @@
 //! NumPy arrays as tensors, and the other way.
 
 use std::alloc::{Layout, alloc, dealloc};
+use std::fmt::Display;
 
 use normkit::layout::strides_like;
 use normkit::{Element, Tensor, TensorMut, overlaps_in_units, shape_text};
@@ -430,7 +431,7 @@ pub(crate) struct Parameter {
 #[derive(Clone, Copy)]
 pub(crate) struct Channels<'a> {
     pub(crate) count: usize,
-    pub(crate) of: &'a str,
+    pub(crate) of: &'a dyn Display,
 }
 
 impl Parameter {

@@ -1,11 +1,14 @@
 //! `batch_norm` and its kin.
 
+use std::fmt::{Display, Formatter};
+
 use normkit::{Extras, Used, rstd};
 use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, describe, type_error, value_error};
 use crate::arrays::{Array, Channels, Output, Parameter, Running, collect, overlaps, statistics, with_element};
 use crate::epilogue::{Epilogue, Kept};
+use crate::gradients::with_residual;
 
 /// What the backward pass of a batch norm needs: references to x and the parameters, and the statistics.
 ///
@@ -57,20 +60,29 @@ impl BatchNormCache {
     }
 }
 
+/// How messages call the channels of x on this axis.
+pub(crate) struct OnAxis(usize);
+
+impl Display for OnAxis {
+    fn fmt(&self, f: &mut Formatter) -> std::fmt::Result {
+        write!(f, "channels of x on axis {}", self.0)
+    }
+}
+
 /// x, its channel axis and how messages call its channels.
 pub(crate) fn input<'py>(
     function: &str,
     name: &str,
     x: &Bound<'py, PyAny>,
     axis: &Arg<'py>,
-) -> PyResult<(Array<'py>, usize, String)> {
+) -> PyResult<(Array<'py>, usize, OnAxis)> {
     let x = Array::input(function, name, x)?;
     if x.shape().len() < 2 {
         let found = format!("shape {}", normkit::shape_text(x.shape()));
         return Err(value_error(function, name, "have at least two axes, samples and channels", found));
     }
     let axis = axis.axis(function, 1, x.shape().len())?;
-    Ok((x, axis, format!("channels of x on axis {axis}")))
+    Ok((x, axis, OnAxis(axis)))
 }
 
 /// Variances that can be used to normalize.
@@ -452,26 +464,7 @@ pub(crate) fn batch_norm_backward<'py>(
     }))?;
     let dweight = cache.weight.as_ref().map(|p| p.like(py, &gradients.weight)).transpose()?;
     let dbias = cache.bias.as_ref().map(|p| p.like(py, &gradients.bias)).transpose()?;
-    named(py, "BatchNorm", dx.finish()?, dweight, dbias, dresidual)
-}
-
-/// The named tuple of a norm's gradients, with the residual's where there is one.
-pub(crate) fn named<'py>(
-    py: Python<'py>,
-    norm: &str,
-    dx: Bound<'py, PyAny>,
-    dweight: Option<Bound<'py, PyAny>>,
-    dbias: Option<Bound<'py, PyAny>>,
-    dresidual: Option<Array<'py>>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let classes = py.import("normkit._gradients")?;
-    match dresidual {
-        None => classes.getattr(format!("{norm}Gradients"))?.call1((dx, dweight, dbias)),
-        Some(dresidual) => {
-            let class = classes.getattr(format!("{norm}ResidualGradients"))?;
-            class.call1((dx, dweight, dbias, dresidual.object))
-        }
-    }
+    with_residual(py, "BatchNorm", dx.finish()?, dweight, dbias, dresidual)
 }
 
 /// The gradient of y: it must have x's shape.

@@ -91,7 +91,7 @@ pub(crate) fn fold_conv_bn<'py>(
     }
     let groups = groups as usize;
     let count = if transposed { shape[1] * groups } else { shape[0] };
-    let channels = Channels { count, of: "output channels of conv_weight" };
+    let channels = Channels { count, of: &"output channels of conv_weight" };
     let conv_bias = Parameter::optional(NAME, "conv_bias", conv_bias, channels)?;
     let mean = Parameter::required(NAME, "running_mean", running_mean, channels)?;
     let var = Parameter::required(NAME, "running_var", running_var, channels)?;

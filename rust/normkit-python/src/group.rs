@@ -5,8 +5,9 @@ use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, describe, integer, type_error, value_error};
 use crate::arrays::{Array, Channels, Parameter, statistics, with_element};
-use crate::batch::{gradient, input, named};
+use crate::batch::{gradient, input};
 use crate::epilogue::{Epilogue, Kept};
+use crate::gradients::with_residual;
 
 /// What the backward pass of a group norm needs: references to x and the parameters, and the statistics.
 ///
@@ -371,7 +372,7 @@ fn backward<'py>(
     };
     let dweight = cache.weight.as_ref().map(|p| p.like(py, &gradients.weight)).transpose()?;
     let dbias = cache.bias.as_ref().map(|p| p.like(py, &gradients.bias)).transpose()?;
-    named(py, norm, dx.finish()?, dweight, dbias, dresidual)
+    with_residual(py, norm, dx.finish()?, dweight, dbias, dresidual)
 }
 
 /// Gradients of instance normalization.

@@ -7,6 +7,7 @@ use pyo3::types::PyTuple;
 use crate::arguments::{Arg, axis as check_axis, compute, describe, integer, type_error, value_error};
 use crate::arrays::{Array, Parameter, statistics, with_element};
 use crate::batch::gradient;
+use crate::gradients::named;
 
 /// What the backward pass of a layer norm needs: references to x and the parameters, and the statistics.
 ///
@@ -265,8 +266,8 @@ pub(crate) fn layer_norm_backward<'py>(
     let Ok(cache) = cache.cast::<LayerNormCache>() else {
         return Err(type_error(NAME, "cache", "be the cache of layer_norm", describe(cache)));
     };
-    let gradients = backward(py, NAME, dy, &cache.get().0, &out)?;
-    py.import("normkit._gradients")?.getattr("LayerNormGradients")?.call1(PyTuple::new(py, gradients)?)
+    let [dx, dweight, dbias] = backward(py, NAME, dy, &cache.get().0, &out)?;
+    named(py, "LayerNormGradients", (dx, dweight, dbias))
 }
 
 /// RMS normalization: each position of the axes that are not named is divided by its root mean square over those that are.
@@ -377,5 +378,5 @@ pub(crate) fn rms_norm_backward<'py>(
         return Err(type_error(NAME, "cache", "be the cache of rms_norm", describe(cache)));
     };
     let [dx, dweight, _] = backward(py, NAME, dy, &cache.get().0, &out)?;
-    py.import("normkit._gradients")?.getattr("RMSNormGradients")?.call1((dx, dweight))
+    named(py, "RMSNormGradients", (dx, dweight))
 }

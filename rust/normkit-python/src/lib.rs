@@ -6,6 +6,7 @@ mod arrays;
 mod batch;
 mod epilogue;
 mod fold;
+mod gradients;
 mod group;
 mod layer;
 mod moments;

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use crate::arguments::{Arg, compute, describe, type_error, value_error};
 use crate::arrays::{Array, Channels, Parameter, Running, collect, overlaps, statistics, with_element};
 use crate::batch::{check_variances, gradient, inference, input};
+use crate::gradients::named;
 
 /// What the backward pass of a batch renorm needs: references to x and the parameters, and the statistics.
 ///
@@ -280,6 +281,5 @@ pub(crate) fn batch_renorm_backward<'py>(
     })?;
     let dweight = cache.weight.as_ref().map(|p| p.like(py, &gradients.weight)).transpose()?;
     let dbias = cache.bias.as_ref().map(|p| p.like(py, &gradients.bias)).transpose()?;
-    let class = py.import("normkit._gradients")?.getattr("BatchRenormGradients")?;
-    class.call1((dx.finish()?, dweight, dbias))
+    named(py, "BatchRenormGradients", (dx.finish()?, dweight, dbias))
 }

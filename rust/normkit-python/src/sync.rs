@@ -92,7 +92,7 @@ pub(crate) fn batch_norm_gradient_apply<'py>(
     let cache = cache_of(NAME, cache)?.get();
     let x = Array::input(NAME, "x", cache.x.bind(py))?;
     let dy = gradient(NAME, dy, &x)?;
-    let channels = Channels { count: cache.mean.len(), of: "channels of x" };
+    let channels = Channels { count: cache.mean.len(), of: &"channels of x" };
     let weight = Parameter::required(NAME, "dot", dot, channels)?.values;
     let bias = Parameter::required(NAME, "total", total, channels)?.values;
     let sums = ParameterGradients { weight, bias };

@@ -536,7 +536,7 @@ pub(crate) fn scaled_weight_standardization<'py>(
     const NAME: &str = "scaled_weight_standardization";
     let weight = input(NAME, "weight", weight, 2)?;
     let eps = eps.eps(NAME, 1e-4)?;
-    let channels = Channels { count: weight.shape()[0], of: "output channels of weight on axis 0" };
+    let channels = Channels { count: weight.shape()[0], of: &"output channels of weight on axis 0" };
     let gain = Parameter::optional(NAME, "gain", gain, channels)?;
     let w = Array::output(NAME, &Arg(None), &weight, None, &[])?;
     let of = with_element!(weight.dtype, E => {
