@@ -14,6 +14,7 @@ PAGE = TOP / "docs" / "safety.md"
 START, END = "<!-- unsafe:start -->", "<!-- unsafe:end -->"
 KINDS = {"blocks": r"\bunsafe\s*\{", "functions": r"\bunsafe fn\b(?!\()", "impls": r"\bunsafe impl\b"}
 BOUNDS = {  # what the blocks of a file rest on
+    "normkit/src/memory.rs": "as the caller vouches",
     "normkit/src/norms/mechanics.rs": "positions of a mask lie in it",
     "normkit/src/parallel.rs": "a worker with a seat outlives no call; parts of a slice are disjoint",
     "normkit/src/pass/application.rs": "tasks have different cells",
@@ -24,11 +25,12 @@ BOUNDS = {  # what the blocks of a file rest on
     "normkit/src/simd/avx512.rs": "the token proves the instruction, the caller the memory; `n` lanes of a tail",
     "normkit/src/simd/baseline.rs": "the caller proves the memory; `n` lanes of a tail",
     "normkit/src/simd/behind.rs": "so many elements are left of the row that waits",
-    "normkit/src/simd/halves.rs": "`i + N` is within both slices; a register fits in the buffers of a tail",
+    "normkit/src/simd/halves.rs": "`i + n` is within both slices; a half has two bytes",
     "normkit/src/simd/isa.rs": "the processor was asked for the features",
     "normkit/src/simd/lines.rs": "`i + n` is within the run of each line; accumulators are set when a line is begun",
     "normkit/src/simd/loops.rs": "`i + n` is within the row of a tile",
     "normkit/src/simd/mod.rs": "declarations of the above",
+    "normkit/src/simd/stored.rs": "as the caller vouches: each block hands a pointer on",
     "normkit/src/simd/tile.rs": "an element is within its rectangle, a rectangle within its array",
     "normkit/src/tensor.rs": "shape and strides stay in the memory, which callers of `from_raw` vouch for",
     "normkit/src/view.rs": "a grid reaches the elements of its array and no others",

@@ -21,6 +21,7 @@ mod explain;
 mod kernels;
 pub mod layout;
 mod machine;
+mod memory;
 mod moments;
 mod norms;
 mod parallel;

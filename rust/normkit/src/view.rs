@@ -1,10 +1,11 @@
 //! Operands as tiles: in place where memory is dense, through a block in cache where it is not.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::element::{Element, Sink, Source};
 use crate::layout::{Walk, offset};
-use crate::simd::{Aligned, Base, BaseMut, Kernel, Real, Simd, Tile, TileMut};
+use crate::simd::{Aligned, Base, BaseMut, Kernel, Real, Simd, Stored, Tile, TileMut};
 use crate::tensor::{Tensor, TensorMut};
 
 /// An operand that is read.
@@ -12,8 +13,9 @@ use crate::tensor::{Tensor, TensorMut};
 pub struct Input<'a, T> {
     source: Source<'a>,
     walk: Walk,
-    /// Where it begins and how far apart its rows are, if its tiles can be used where they are.
-    direct: Option<(Base<'a, T>, isize)>,
+    /// How far apart its rows are, if its tiles can be used where they are.
+    straight: Option<isize>,
+    computes: PhantomData<T>,
 }
 
 /// An operand that is written.
@@ -21,7 +23,8 @@ pub struct Input<'a, T> {
 pub struct Output<'a, T> {
     sink: Sink<'a>,
     walk: Walk,
-    direct: Option<(BaseMut<'a, T>, isize)>,
+    straight: Option<isize>,
+    computes: PhantomData<T>,
 }
 
 /// Columns of some rows of kept position `k`, as an operand walks them.
@@ -68,7 +71,7 @@ impl<'a, T: Real> Input<'a, T> {
 
     /// An operand whose type is known at run time.
     pub(crate) fn of(source: Source<'a>, walk: &Walk) -> Self {
-        Input { source, direct: T::read(source).zip(walk.direct()), walk: walk.clone() }
+        Input { source, straight: walk.direct(), walk: walk.clone(), computes: PhantomData }
     }
 
     /// Bytes of an element.
@@ -84,32 +87,37 @@ impl<'a, T: Real> Input<'a, T> {
 
     /// One value everywhere.
     pub(crate) fn constant(value: f64, walk: &Walk) -> Self {
-        Input { source: Source::Constant(value), direct: None, walk: walk.clone() }
+        Input { source: Source::Constant(value), straight: None, walk: walk.clone(), computes: PhantomData }
     }
 
     /// 1 where the mask is true, else 0.
     pub(crate) fn mask(mask: &Tensor<'a, bool>, walk: &Walk) -> Self {
         // A `bool` is a byte that is 0 or 1.
-        Input { source: Source::Flags(mask.base.cast()), direct: None, walk: walk.clone() }
+        Input { source: Source::Flags(mask.base.cast()), straight: None, walk: walk.clone(), computes: PhantomData }
     }
 
     /// Columns of some rows of kept position `k`, where they can be used in place.
     #[inline(always)]
-    pub(crate) fn direct(&self, k: usize, rows: &Range<usize>, columns: &Range<usize>) -> Option<Tile<'a, T>> {
-        let (base, stride) = self.direct?;
+    pub(crate) fn direct<E: Stored<T>>(
+        &self,
+        k: usize,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+    ) -> Option<Tile<'a, E>> {
+        let (base, stride) = (E::read(self.source)?, self.straight?);
         let at = self.walk.offset(k, rows.start) + columns.start as isize;
         // SAFETY: a grid reaches exactly the elements of its tensor (asserted where debugging), rows this far apart.
         Some(unsafe { base.tile(at, rows.len(), stride, columns.len()) })
     }
 
-    /// Whether tiles are used where they are.
-    pub(crate) fn is_direct(&self) -> bool {
-        self.direct.is_some()
+    /// Whether its elements are these, and tiles are used where they are.
+    pub(crate) fn is_direct<E: Stored<T>>(&self) -> bool {
+        self.straight.is_some() && E::read(self.source).is_some()
     }
 
     /// Whether an output begins at the same place.
     pub(crate) fn begins_with(&self, out: &Output<'a, T>) -> bool {
-        self.direct.zip(out.direct).is_some_and(|((of, _), (out, _))| of.begins_with(out))
+        <T as Real>::read(self.source).zip(<T as Real>::write(out.sink)).is_some_and(|(of, out)| of.begins_with(out))
     }
 
     /// Columns of some rows of kept position `k`; through `stage` where they cannot be used in place.
@@ -168,21 +176,25 @@ fn gather_with<T: Real, E: Copy>(base: Base<E>, block: Block, stage: &mut [T], c
 
 impl<'a, T: Real> Output<'a, T> {
     pub(crate) fn new<E: Element>(tensor: &TensorMut<'a, E>, walk: &Walk) -> Self {
-        let sink = E::sink(tensor.base);
-        Output { sink, direct: T::write(sink).zip(walk.direct()), walk: walk.clone() }
+        Output { sink: E::sink(tensor.base), straight: walk.direct(), walk: walk.clone(), computes: PhantomData }
     }
 
-    /// Whether tiles are written where they are.
-    pub(crate) fn is_direct(&self) -> bool {
-        self.direct.is_some()
+    /// Whether its elements are these, and tiles are written where they are.
+    pub(crate) fn is_direct<E: Stored<T>>(&self) -> bool {
+        self.straight.is_some() && E::write(self.sink).is_some()
     }
 
     /// Columns of some rows of kept position `k`, where tiles are written in place.
     /// # Safety
     /// No other thread touches these elements meanwhile.
     #[inline(always)]
-    pub(crate) unsafe fn tile(&self, k: usize, rows: &Range<usize>, columns: &Range<usize>) -> Option<TileMut<'a, T>> {
-        let (base, stride) = self.direct?;
+    pub(crate) unsafe fn tile<E: Stored<T>>(
+        &self,
+        k: usize,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+    ) -> Option<TileMut<'a, E>> {
+        let (base, stride) = (E::write(self.sink)?, self.straight?);
         let at = self.walk.offset(k, rows.start) + columns.start as isize;
         // SAFETY: a grid reaches exactly the elements of its tensor, rows are this far apart, and the caller vouches for
         // the other threads.

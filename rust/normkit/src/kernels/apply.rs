@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::activation::Activation;
-use crate::simd::{Each, Lines, LinesMut, Real, Simd, Tile, TileMut, inlined, map, map_lines};
+use crate::simd::{Each, Lines, LinesMut, Real, Simd, Stored, Tile, TileMut, inlined, map, map_lines};
 
 /// Coefficients of the forward pass for one cell.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -119,10 +119,17 @@ impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> Each<T, 
 
 /// A block of one cell.
 #[inline(always)]
-pub(crate) fn apply_rows<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K: usize, const J: usize>(
+pub(crate) fn apply_rows<
+    T: Real,
+    E: Stored<T>,
+    S: Simd<T>,
+    B: Coefficients<T, K, J>,
+    const K: usize,
+    const J: usize,
+>(
     s: S,
-    tiles: [Tile<T>; K],
-    out: TileMut<T>,
+    tiles: [Tile<E>; K],
+    out: TileMut<E>,
     cell: B,
     second: bool,
     stream: bool,
@@ -133,22 +140,29 @@ pub(crate) fn apply_rows<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K:
             #[inline(always)]
             |operands, []: [S::V; 0]| output(s, cell, second, operands, coefficients),
         );
-        map::<T, S, K, 0, true>(s, tiles, [], out, stream, f);
+        map::<T, E, S, K, 0, true>(s, tiles, [], out, stream, f);
     } else {
         let f = inlined(
             #[inline(always)]
             |operands, []: [S::V; 0]| output(s, cell, second, operands, coefficients),
         );
-        map::<T, S, K, 0, false>(s, tiles, [], out, stream, f);
+        map::<T, E, S, K, 0, false>(s, tiles, [], out, stream, f);
     }
 }
 
 /// A block of lines, each of its own cell.
 #[inline(always)]
-pub(crate) fn apply_lines<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K: usize, const J: usize>(
+pub(crate) fn apply_lines<
+    T: Real,
+    E: Stored<T>,
+    S: Simd<T>,
+    B: Coefficients<T, K, J>,
+    const K: usize,
+    const J: usize,
+>(
     s: S,
-    lines: [Lines<T>; K],
-    out: &LinesMut<T>,
+    lines: [Lines<E>; K],
+    out: &LinesMut<E>,
     cells: &[B],
     second: bool,
 ) {
@@ -165,10 +179,17 @@ pub(crate) fn apply_lines<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K
 
 /// A block of columns; `along` are the coefficients by column, `like` any of the cells.
 #[inline(always)]
-pub(crate) fn apply_columns<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K: usize, const J: usize>(
+pub(crate) fn apply_columns<
+    T: Real,
+    E: Stored<T>,
+    S: Simd<T>,
+    B: Coefficients<T, K, J>,
+    const K: usize,
+    const J: usize,
+>(
     s: S,
-    tiles: [Tile<T>; K],
-    out: TileMut<T>,
+    tiles: [Tile<E>; K],
+    out: TileMut<E>,
     along: [&[T]; J],
     like: B,
     second: bool,
@@ -179,13 +200,13 @@ pub(crate) fn apply_columns<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const
             #[inline(always)]
             |operands, coefficients| output(s, like, second, operands, coefficients),
         );
-        map::<T, S, K, J, true>(s, tiles, along, out, stream, f);
+        map::<T, E, S, K, J, true>(s, tiles, along, out, stream, f);
     } else {
         let f = inlined(
             #[inline(always)]
             |operands, coefficients| output(s, like, second, operands, coefficients),
         );
-        map::<T, S, K, J, false>(s, tiles, along, out, stream, f);
+        map::<T, E, S, K, J, false>(s, tiles, along, out, stream, f);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::apply::Affine;
 use super::flow::Flow;
 use super::reduce::{GradSums, GradientOfRows, MomentSums, MomentsOfRows, PLACES, SAMPLE, close, trusted};
-use crate::simd::{AT_ONCE, Behind, Lines, LinesMut, Real, Simd, line_sums};
+use crate::simd::{AT_ONCE, Behind, Lines, LinesMut, Real, Simd, Stored, line_sums};
 
 /// So many lines at a time.
 #[inline(always)]
@@ -13,7 +13,12 @@ fn parts(lines: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
 
 /// Merges the moments of each line into those of its statistic.
 #[inline(always)]
-pub(crate) fn moments_lines<T: Real, S: Simd<T>>(s: S, x: Lines<T>, into: &mut [MomentSums], behind: &mut impl Behind) {
+pub(crate) fn moments_lines<T: Real, E: Stored<T>, S: Simd<T>>(
+    s: S,
+    x: Lines<E>,
+    into: &mut [MomentSums],
+    behind: &mut impl Behind,
+) {
     let count = (x.rows() * x.len()) as f64;
     for part in parts(x.lines()) {
         let (x, into) = (x.part(part.clone()), &mut into[part]);
@@ -52,11 +57,11 @@ pub(crate) fn moments_lines<T: Real, S: Simd<T>>(s: S, x: Lines<T>, into: &mut [
 
 /// The mean of each line, to float lanes' accuracy; exact for a constant, as deviations are taken from a value of it.
 #[inline(always)]
-fn rough_means<T: Real, S: Simd<T>>(s: S, x: Lines<T>, means: &mut [T; AT_ONCE]) {
+fn rough_means<T: Real, E: Stored<T>, S: Simd<T>>(s: S, x: Lines<E>, means: &mut [T; AT_ONCE]) {
     let count = (x.rows() * x.len()) as f64;
     let mut first = [T::ZERO; AT_ONCE];
     for (l, first) in first[..x.lines()].iter_mut().enumerate() {
-        *first = x.first(l);
+        *first = x.first(l).value();
     }
     let [sums] = line_sums(
         s,
@@ -76,9 +81,9 @@ fn rough_means<T: Real, S: Simd<T>>(s: S, x: Lines<T>, means: &mut [T; AT_ONCE])
 
 /// Gives `add` Σdz and Σdz·(x − mean) of each line. Adds the `B` terms of `more` to `beside`, element by element.
 #[inline(always)]
-pub(crate) fn gradient_lines<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize, const B: usize>(
+pub(crate) fn gradient_lines<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>, const K: usize, const B: usize>(
     s: S,
-    lines: [Lines<T>; K],
+    lines: [Lines<E>; K],
     mut beside: [LinesMut<T>; B],
     more: impl Fn([S::V; K], Affine<S::V>) -> [S::V; B],
     cells: &[Affine<T>],

@@ -6,7 +6,7 @@ use super::Pattern;
 use super::apply::Affine;
 use super::flow::Flow;
 use crate::moments::Moments;
-use crate::simd::{Behind, Kernel, Real, Simd, Tile, columns, lanes, short_lanes};
+use crate::simd::{Behind, Kernel, Real, Simd, Stored, Tile, columns, lanes, short_lanes};
 
 /// Σdy and Σdy·(x − mean) of one cell.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -126,7 +126,7 @@ pub(super) const PLACES: usize = 4;
 
 /// Some of the rows of a block of columns of which each has so many elements of a statistic.
 #[inline(always)]
-fn sample<T: Real>(x: Tile<T>, each: usize) -> Tile<T> {
+fn sample<E: Copy>(x: Tile<E>, each: usize) -> Tile<E> {
     let rows = SAMPLE.div_ceil(each).max(PLACES).min(x.rows());
     x.every(x.rows() / rows)
 }
@@ -140,8 +140,8 @@ pub(super) fn close(count: f64, sum: f64, squares: f64) -> bool {
 
 /// The mean of a block, to float lanes' accuracy; exact for a constant, as deviations are taken from a value of it.
 #[inline(always)]
-fn rough_mean<T: Real, S: Simd<T>>(s: S, x: Tile<T>) -> T {
-    let first = x.get(0, 0);
+fn rough_mean<T: Real, E: Stored<T>, S: Simd<T>>(s: S, x: Tile<E>) -> T {
+    let first = x.get(0, 0).value();
     let at = s.splat(first);
     let [sum] = short_lanes(
         s,
@@ -155,7 +155,7 @@ fn rough_mean<T: Real, S: Simd<T>>(s: S, x: Tile<T>) -> T {
 
 /// Sums of deviations from `at` and of their squares.
 #[inline(always)]
-fn squares_of<T: Real, S: Simd<T>>(s: S, x: Tile<T>, at: T, behind: &mut impl Behind) -> [f64; 2] {
+fn squares_of<T: Real, E: Stored<T>, S: Simd<T>>(s: S, x: Tile<E>, at: T, behind: &mut impl Behind) -> [f64; 2] {
     let v = s.splat(at);
     lanes(
         s,
@@ -172,7 +172,7 @@ fn squares_of<T: Real, S: Simd<T>>(s: S, x: Tile<T>, at: T, behind: &mut impl Be
 
 /// Whether every element is `at`. (Sums of squares can be zero by underflow too.)
 #[inline(always)]
-fn is_constant<T: Real, S: Simd<T>>(s: S, x: Tile<T>, at: T) -> bool {
+fn is_constant<T: Real, E: Stored<T>, S: Simd<T>>(s: S, x: Tile<E>, at: T) -> bool {
     let (v, lift) = (s.splat(at), s.splat(T::LIFT));
     let [squares] = short_lanes(
         s,
@@ -190,7 +190,12 @@ fn is_constant<T: Real, S: Simd<T>>(s: S, x: Tile<T>, at: T) -> bool {
 /// Merges the moments of a block into those of the blocks before it, about the same point unless that proves to be far
 /// from the block's mean.
 #[inline(always)]
-pub(crate) fn moments_rows<T: Real, S: Simd<T>>(s: S, x: Tile<T>, into: &mut MomentSums, behind: &mut impl Behind) {
+pub(crate) fn moments_rows<T: Real, E: Stored<T>, S: Simd<T>>(
+    s: S,
+    x: Tile<E>,
+    into: &mut MomentSums,
+    behind: &mut impl Behind,
+) {
     let count = (x.rows() * x.len()) as f64;
     let at = if into.count > 0.0 { T::from_f64(into.at) } else { rough_mean(s, x.places(PLACES, SAMPLE / PLACES)) };
     let sums = squares_of(s, x, at, behind);
@@ -204,13 +209,13 @@ pub(crate) fn moments_rows<T: Real, S: Simd<T>>(s: S, x: Tile<T>, into: &mut Mom
 }
 
 /// The moments of a block where the guess of its mean was far off, or the squares have left the range of `T`.
-struct MomentsAgain<'t, T> {
-    x: Tile<'t, T>,
+struct MomentsAgain<'t, T, E> {
+    x: Tile<'t, E>,
     at: T,
     sums: [f64; 2],
 }
 
-impl<T: Real> Kernel<T> for MomentsAgain<'_, T> {
+impl<T: Real, E: Stored<T>> Kernel<T> for MomentsAgain<'_, T, E> {
     type Output = MomentSums;
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) -> MomentSums {
@@ -224,18 +229,18 @@ impl<T: Real> Kernel<T> for MomentsAgain<'_, T> {
         if trusted::<T>(squares) || (squares == 0.0 && is_constant(s, x, at)) {
             MomentSums { count, at: at.to_f64(), sum, squares }
         } else {
-            moments_wide(x.values())
+            moments_wide(x.values().map(E::value))
         }
     }
 }
 
 /// [`moments_rows`] as a function of its own.
-pub(super) struct MomentsOfRows<'t, T> {
-    pub(super) x: Tile<'t, T>,
+pub(super) struct MomentsOfRows<'t, E> {
+    pub(super) x: Tile<'t, E>,
     pub(super) into: MomentSums,
 }
 
-impl<T: Real> Kernel<T> for MomentsOfRows<'_, T> {
+impl<T: Real, E: Stored<T>> Kernel<T> for MomentsOfRows<'_, E> {
     type Output = MomentSums;
     #[inline(always)]
     fn eval<S: Simd<T>>(mut self, s: S) -> MomentSums {
@@ -246,9 +251,9 @@ impl<T: Real> Kernel<T> for MomentsOfRows<'_, T> {
 
 /// Merges the moments of the columns of a block into those of their statistics, which all have one count.
 #[inline(always)]
-pub(crate) fn moments_columns<T: Real, S: Simd<T>>(
+pub(crate) fn moments_columns<T: Real, E: Stored<T>, S: Simd<T>>(
     s: S,
-    x: Tile<T>,
+    x: Tile<E>,
     pattern: Pattern,
     scratch: &mut Scratch<T>,
     into: &mut [MomentSums],
@@ -303,9 +308,14 @@ pub(crate) fn moments_columns<T: Real, S: Simd<T>>(
 
 /// [`rough_mean`] of each statistic of a block of columns.
 #[inline(always)]
-fn rough_means<T: Real, S: Simd<T>>(s: S, x: Tile<T>, pattern: Pattern, [at, means, sums]: [&mut [T]; 3]) {
+fn rough_means<T: Real, E: Stored<T>, S: Simd<T>>(
+    s: S,
+    x: Tile<E>,
+    pattern: Pattern,
+    [at, means, sums]: [&mut [T]; 3],
+) {
     let count = (x.rows() * pattern.repeat * pattern.fold) as f64;
-    pattern.expand(at, |w| x.get(0, w * pattern.fold));
+    pattern.expand(at, |w| x.get(0, w * pattern.fold).value());
     sums.fill(T::ZERO);
     columns(
         s,
@@ -326,9 +336,9 @@ fn rough_means<T: Real, S: Simd<T>>(s: S, x: Tile<T>, pattern: Pattern, [at, mea
 
 /// Sums of deviations from `means` and of their squares down each column.
 #[inline(always)]
-fn squares_about<T: Real, S: Simd<T>>(
+fn squares_about<T: Real, E: Stored<T>, S: Simd<T>>(
     s: S,
-    x: Tile<T>,
+    x: Tile<E>,
     pattern: Pattern,
     [at, means, sums, squares, lost]: [&mut [T]; 5],
 ) {
@@ -351,11 +361,11 @@ fn squares_about<T: Real, S: Simd<T>>(
 }
 
 /// The elements of statistic `w` in a block of columns.
-fn columns_of<T: Real>(x: Tile<T>, pattern: Pattern, w: usize) -> impl Iterator<Item = T> + Clone {
+fn columns_of<T: Real, E: Stored<T>>(x: Tile<E>, pattern: Pattern, w: usize) -> impl Iterator<Item = T> + Clone {
     let period = pattern.width * pattern.fold;
     (0..x.rows()).flat_map(move |r| {
         (0..pattern.repeat)
-            .flat_map(move |p| (0..pattern.fold).map(move |f| x.get(r, p * period + w * pattern.fold + f)))
+            .flat_map(move |p| (0..pattern.fold).map(move |f| x.get(r, p * period + w * pattern.fold + f).value()))
     })
 }
 
@@ -382,9 +392,9 @@ fn moments_wide<T: Real>(values: impl Iterator<Item = T> + Clone) -> MomentSums 
 
 /// Σdz and Σdz·(x − mean) over all elements of a block.
 #[inline(always)]
-pub(crate) fn gradient_rows<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize>(
+pub(crate) fn gradient_rows<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>, const K: usize>(
     s: S,
-    tiles: [Tile<T>; K],
+    tiles: [Tile<E>; K],
     cell: Affine<T>,
     flow: F,
     behind: &mut impl Behind,
@@ -411,14 +421,14 @@ pub(crate) fn gradient_rows<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize>(
 }
 
 /// The sums of a block where they have left the range of `T`, or are zero.
-struct GradientAgain<'t, T, F, const K: usize> {
-    tiles: [Tile<'t, T>; K],
+struct GradientAgain<'t, T, E, F, const K: usize> {
+    tiles: [Tile<'t, E>; K],
     cell: Affine<T>,
     flow: F,
     sums: GradSums,
 }
 
-impl<T: Real, F: Flow<T, K>, const K: usize> Kernel<T> for GradientAgain<'_, T, F, K> {
+impl<T: Real, E: Stored<T>, F: Flow<T, K>, const K: usize> Kernel<T> for GradientAgain<'_, T, E, F, K> {
     type Output = GradSums;
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) -> GradSums {
@@ -435,13 +445,13 @@ impl<T: Real, F: Flow<T, K>, const K: usize> Kernel<T> for GradientAgain<'_, T, 
 }
 
 /// [`gradient_rows`] as a function of its own.
-pub(super) struct GradientOfRows<'t, T, F, const K: usize> {
-    pub(super) tiles: [Tile<'t, T>; K],
+pub(super) struct GradientOfRows<'t, T, E, F, const K: usize> {
+    pub(super) tiles: [Tile<'t, E>; K],
     pub(super) cell: Affine<T>,
     pub(super) flow: F,
 }
 
-impl<T: Real, F: Flow<T, K>, const K: usize> Kernel<T> for GradientOfRows<'_, T, F, K> {
+impl<T: Real, E: Stored<T>, F: Flow<T, K>, const K: usize> Kernel<T> for GradientOfRows<'_, T, E, F, K> {
     type Output = GradSums;
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) -> GradSums {
@@ -451,9 +461,9 @@ impl<T: Real, F: Flow<T, K>, const K: usize> Kernel<T> for GradientOfRows<'_, T,
 
 /// Whether all dz or all x − mean are zero. (Sums of products can be zero by underflow too.)
 #[inline(always)]
-fn vanishes<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize>(
+fn vanishes<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>, const K: usize>(
     s: S,
-    tiles: [Tile<T>; K],
+    tiles: [Tile<E>; K],
     fill: [T; K],
     cell: Affine<T>,
     along: Affine<S::V>,
@@ -481,9 +491,9 @@ fn vanishes<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize>(
 /// Gives `add` the two sums of each cell of a block of columns; mean, scale and shift have a value for each
 /// column.
 #[inline(always)]
-pub(crate) fn gradient_columns<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usize>(
+pub(crate) fn gradient_columns<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>, const K: usize>(
     s: S,
-    tiles: [Tile<T>; K],
+    tiles: [Tile<E>; K],
     pattern: Pattern,
     [mean, scale, shift, sums, dots]: [&mut [T]; 5],
     flow: F,
@@ -521,8 +531,11 @@ pub(crate) fn gradient_columns<T: Real, S: Simd<T>, F: Flow<T, K>, const K: usiz
 }
 
 /// The operands of each element of some columns.
-fn elements<T: Real, const K: usize>(tiles: [Tile<T>; K], columns: Range<usize>) -> impl Iterator<Item = [T; K]> {
-    (0..tiles[0].rows()).flat_map(move |r| columns.clone().map(move |i| tiles.map(|tile| tile.get(r, i))))
+fn elements<T: Real, E: Stored<T>, const K: usize>(
+    tiles: [Tile<E>; K],
+    columns: Range<usize>,
+) -> impl Iterator<Item = [T; K]> {
+    (0..tiles[0].rows()).flat_map(move |r| columns.clone().map(move |i| tiles.map(|tile| tile.get(r, i).value())))
 }
 
 /// The same in float64 throughout.

@@ -9,9 +9,10 @@ use crate::kernels::Pattern;
 use crate::kernels::apply::{Coefficients, apply_columns, apply_lines, apply_rows};
 use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
+use crate::memory::Memory;
 use crate::parallel::run;
 use crate::plan::{Cut, Plan, Steps, tile_statistics};
-use crate::simd::{Aligned, Isa, Kernel, Real, Simd, Tile, Waiting};
+use crate::simd::{Aligned, Isa, Kernel, Real, Simd, Stored, Tile, Waiting};
 use crate::view::{Input, Output};
 
 /// Operands to apply coefficients to.
@@ -27,31 +28,31 @@ pub struct Application<'a, T, const K: usize> {
 
 impl<T: Real, const K: usize> Application<'_, T, K> {
     /// Whether all memory is used in place.
-    fn is_direct(&self) -> bool {
-        let outputs = self.out.is_direct() && self.second.as_ref().is_none_or(Output::is_direct);
-        outputs && self.mask.is_none() && self.inputs.iter().all(Input::is_direct)
+    pub(super) fn is_direct<E: Stored<T>>(&self) -> bool {
+        let outputs = self.out.is_direct::<E>() && self.second.as_ref().is_none_or(Output::is_direct::<E>);
+        outputs && self.mask.is_none() && self.inputs.iter().all(Input::is_direct::<E>)
     }
 
     /// How blocks are divided.
-    fn steps(&self) -> Steps {
-        if self.is_direct() { Steps::WHOLE } else { Steps::of_copies(&self.grid) }
+    fn steps<E: Stored<T>>(&self) -> Steps {
+        if self.is_direct::<E>() { Steps::WHOLE } else { Steps::of_copies(&self.grid) }
     }
 
     /// What a thread needs for it.
-    pub(super) fn needs(&self) -> Needs {
+    pub(super) fn needs<E: Stored<T>>(&self) -> Needs {
         let outputs = [Some(&self.out), self.second.as_ref()];
-        Needs::of(&self.grid, self.steps(), &self.inputs, self.mask.is_some(), outputs)
+        Needs::of::<T, E>(&self.grid, self.steps::<E>(), &self.inputs, self.mask.is_some(), outputs)
     }
 
     /// Cells from start to end, last first: what was read last is still in cache.
     /// # Safety
     /// No other thread touches these cells' elements of the output meanwhile.
-    pub(super) unsafe fn whole<C: Coefficients<T, K, J>, const J: usize>(
+    pub(super) unsafe fn whole<E: Memory<T>, C: Coefficients<T, K, J>, const J: usize>(
         &self,
         cut: &Cut,
         range: Range<usize>,
         stream: bool,
-        mut room: Room<T>,
+        mut room: Room<T, E>,
         coefficients: &[C],
     ) {
         for piece in pieces(&self.grid, tile_statistics(&self.grid), range.clone()).rev() {
@@ -65,13 +66,13 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
     /// A piece of the cells in some chunks, from the last to the first.
     /// # Safety
     /// No other thread touches these cells' elements of the output meanwhile.
-    unsafe fn chunks<C: Coefficients<T, K, J>, const J: usize>(
+    unsafe fn chunks<E: Memory<T>, C: Coefficients<T, K, J>, const J: usize>(
         &self,
         cut: &Cut,
         piece: Piece,
         chunks: Range<usize>,
         stream: bool,
-        room: &mut Room<T>,
+        room: &mut Room<T, E>,
         cells: &[C],
     ) {
         let Room { isa, scratch, stages, outputs, .. } = room;
@@ -83,7 +84,7 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
 
     /// Applies the coefficients of all cells, backwards if what was read last may still be in cache. Fewer coefficients
     /// than cells repeat.
-    pub(super) fn run<C: Coefficients<T, K, J>, const J: usize>(
+    pub(super) fn run<E: Memory<T>, C: Coefficients<T, K, J>, const J: usize>(
         &self,
         isa: Isa,
         plan: &Plan,
@@ -99,12 +100,12 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         // Short chunks are taken several at a time.
         let each = (all * TASK / (self.grid.statistics() * self.grid.count()).max(1)).clamp(1, all.max(1));
         let repeats = coefficients.len() < self.grid.statistics();
-        let mut needs = self.needs();
+        let mut needs = self.needs::<E>();
         needs.coefficients = if repeats { needs.cells } else { 0 };
         run(
             plan.threads,
             all.div_ceil(each),
-            || State::<T, (), C>::new(&needs),
+            || State::<T, E, (), C>::new(&needs),
             |task, state| {
                 let State { scratch, stages, outputs, coefficients: repeated, .. } = state;
                 for task in task * each..(task * each + each).min(all) {
@@ -131,25 +132,27 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
 }
 
 /// The code of [`Application::chunks`], whose caller vouches for disjointness.
-struct ApplyChunks<'w, 'a, T, C, const K: usize, const J: usize> {
+struct ApplyChunks<'w, 'a, T, E, C, const K: usize, const J: usize> {
     application: &'w Application<'a, T, K>,
     cut: &'w Cut,
     piece: Piece,
     chunks: Range<usize>,
     stream: bool,
     scratch: &'w mut Scratch<T>,
-    stages: &'w mut Stages<T>,
+    stages: &'w mut Stages<T, E>,
     outputs: &'w mut [Aligned<T>; 2],
     cells: &'w [C],
 }
 
-impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> Kernel<T> for ApplyChunks<'_, '_, T, C, K, J> {
+impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: usize> Kernel<T>
+    for ApplyChunks<'_, '_, T, E, C, K, J>
+{
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(mut self, s: S) {
         let (cut, grid, w) = (self.cut, &self.application.grid, self.piece.1.clone());
-        let steps = self.application.steps();
-        self.stream &= self.application.is_direct();
+        let steps = self.application.steps::<E>();
+        self.stream &= E::STREAMS && self.application.is_direct::<E>();
         if grid.columns && !grid.in_lines() {
             let pattern = Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold };
             expand(pattern, self.cells, &mut self.scratch.columns);
@@ -172,7 +175,9 @@ impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> Kernel<T
     }
 }
 
-impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> ApplyChunks<'_, '_, T, C, K, J> {
+impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: usize>
+    ApplyChunks<'_, '_, T, E, C, K, J>
+{
     /// Some columns of some rows.
     /// # Safety
     /// No other thread touches their outputs meanwhile.
@@ -184,14 +189,15 @@ impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> ApplyChu
         let Stages { inputs: stages, mask: stage, .. } = &mut *self.stages;
         let [staged, staged_second] = &mut *self.outputs;
         let scratch = &mut *self.scratch;
-        let tiles = tiles(s, inputs, k, rows, columns, stages);
+        let tiles = tiles::<_, E, _, K>(s, inputs, k, rows, columns, stages);
         let mask = mask.as_ref().map(|mask| mask.tile(s, k, rows, columns, stage));
         // The second output first: the first may be the very memory of an operand.
         for (out, second, staged) in [(second.as_ref(), true, staged_second), (Some(out), false, staged)] {
             let Some(out) = out else { continue };
             // SAFETY: as the caller vouches.
             unsafe {
-                out.write(
+                E::fill(
+                    out,
                     s,
                     k,
                     rows,
@@ -253,11 +259,11 @@ pub(super) struct Pending<'w, 'a, T, C, const K: usize> {
 impl<T: Real, const K: usize> Application<'_, T, K> {
     /// Whether cells may be pending, and gain by it: all memory is used in place, there is one output for each element,
     /// and coefficients are the same along a run (measured: columns lose).
-    pub(super) fn can_wait(&self) -> bool {
+    pub(super) fn can_wait<E: Stored<T>>(&self) -> bool {
         const LONG: usize = 32;
         let Grid { columns, len, .. } = self.grid;
         let long = self.grid.in_lines() || !columns && len >= LONG;
-        long && self.is_direct() && self.second.is_none()
+        long && self.is_direct::<E>() && self.second.is_none()
     }
 }
 
@@ -269,13 +275,13 @@ impl<'w, 'a, T: Real, C, const K: usize> Pending<'w, 'a, T, C, K> {
         range: Range<usize>,
         coefficients: &'w [C],
     ) -> Self {
-        debug_assert!(application.can_wait() && range.len() == coefficients.len());
+        debug_assert!(application.second.is_none() && range.len() == coefficients.len());
         Pending { application, range, coefficients }
     }
 
     /// Gives one rectangle after the other.
     #[inline(always)]
-    pub(super) fn waiting(self) -> impl FnMut() -> Option<Waiting<'w, T, C, K>> {
+    pub(super) fn waiting<E: Stored<T>>(self) -> impl FnMut() -> Option<Waiting<'w, E, C, K>> {
         let Pending { application: Application { grid, inputs, out, .. }, range, coefficients } = self;
         let each = if grid.lines { grid.rows } else { tile_statistics(grid) };
         let mut pieces = pieces(grid, each, range.clone());

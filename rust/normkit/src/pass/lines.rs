@@ -6,7 +6,8 @@ use std::ops::Range;
 use super::statistic::Statistic;
 use super::{Pass, State};
 use crate::kernels::apply::{Affine, Applied, Coefficients};
-use crate::simd::{Isa, Kernel, Lines, LinesMut, Lockstep, Real, Simd, Waiting};
+use crate::memory::Memory;
+use crate::simd::{Isa, Kernel, Lines, LinesMut, Lockstep, Real, Simd, Stored, Waiting};
 use crate::view::Input;
 
 /// Bytes that are reduced at a time, if they are a statistic at least: so few that they are still in the first-level
@@ -23,30 +24,30 @@ where
     C: Coefficients<T, L, J>,
 {
     /// Whether both halves are short runs that are used in place.
-    pub(super) fn by_lines(&self) -> bool {
+    pub(super) fn by_lines<E: Stored<T>>(&self) -> bool {
         let Pass { reduce, apply: Some(apply), .. } = self else { return false };
-        let direct = reduce.inputs.iter().all(Input::is_direct) && reduce.mask.is_none() && apply.can_wait();
+        let direct = reduce.inputs.iter().all(Input::is_direct::<E>) && reduce.mask.is_none() && apply.can_wait::<E>();
         reduce.grid.lines && apply.grid.lines && direct
     }
 
     /// Statistics that are taken at a time.
-    pub(super) fn step(&self) -> usize {
-        (STEP / (self.parts * self.reduce.grid.len * size_of::<T>() * K)).max(1)
+    pub(super) fn step<E>(&self) -> usize {
+        (STEP / (self.parts * self.reduce.grid.len * size_of::<E>() * K)).max(1)
     }
 
     /// Takes statistics. The last of them are pending then.
-    pub(super) fn take_lines(&self, isa: Isa, range: Range<usize>, state: &mut State<T, A::Total, C>) {
+    pub(super) fn take_lines<E: Memory<T>>(&self, isa: Isa, range: Range<usize>, state: &mut State<T, E, A::Total, C>) {
         T::dispatch(isa, TakeLines { pass: self, range, state });
     }
 
     /// Applies what is pending.
-    pub(super) fn finish_lines(&self, isa: Isa, state: &mut State<T, A::Total, C>) {
+    pub(super) fn finish_lines<E: Memory<T>>(&self, isa: Isa, state: &mut State<T, E, A::Total, C>) {
         self.take_lines(isa, 0..0, state);
     }
 
     /// What is reduced for these statistics.
     #[inline(always)]
-    fn reduced(&self, t: &Range<usize>) -> [Lines<'_, T>; K] {
+    fn reduced<E: Stored<T>>(&self, t: &Range<usize>) -> [Lines<'_, E>; K] {
         let (lines, run) = (t.start * self.parts..t.end * self.parts, 0..self.reduce.grid.len);
         self.reduce.inputs.each_ref().map(
             #[inline(always)]
@@ -56,7 +57,7 @@ where
 
     /// What their coefficients are applied to.
     #[inline(always)]
-    fn applied(&self, t: &Range<usize>) -> Option<([Lines<'_, T>; L], LinesMut<'_, T>)> {
+    fn applied<E: Stored<T>>(&self, t: &Range<usize>) -> Option<([Lines<'_, E>; L], LinesMut<'_, E>)> {
         let apply = self.apply.as_ref()?;
         let (lines, run) = (t.start * self.cells..t.end * self.cells, 0..apply.grid.len);
         let inputs = apply.inputs.each_ref().map(
@@ -70,15 +71,16 @@ where
 }
 
 /// The code of [`Pass::take_lines`].
-struct TakeLines<'w, 'a, T: Real, A: Statistic<T, K>, C, const K: usize, const L: usize, const J: usize> {
+struct TakeLines<'w, 'a, T: Real, E, A: Statistic<T, K>, C, const K: usize, const L: usize, const J: usize> {
     pass: &'w Pass<'a, T, A, C, K, L, J>,
     range: Range<usize>,
-    state: &'w mut State<T, A::Total, C>,
+    state: &'w mut State<T, E, A::Total, C>,
 }
 
-impl<T, A, C, const K: usize, const L: usize, const J: usize> Kernel<T> for TakeLines<'_, '_, T, A, C, K, L, J>
+impl<T, E, A, C, const K: usize, const L: usize, const J: usize> Kernel<T> for TakeLines<'_, '_, T, E, A, C, K, L, J>
 where
     T: Real,
+    E: Memory<T>,
     A: Statistic<T, K>,
     C: Coefficients<T, L, J>,
 {
@@ -88,12 +90,12 @@ where
         let TakeLines { pass, range, state } = self;
         let State { scratch, totals, coefficients, pending, waiting, .. } = state;
         let Pass { reduce, parts, cells, .. } = pass;
-        let each = pass.step();
+        let each = pass.step::<E>();
         // Where things are is found out once for all steps.
-        let (all, mut applied) = (pass.reduced(&range), pass.applied(&range));
+        let (all, mut applied) = (pass.reduced::<E>(&range), pass.applied::<E>(&range));
         let of_step =
             |step: &Range<usize>, parts: usize| (step.start - range.start) * parts..(step.end - range.start) * parts;
-        let mut earlier = pending.take().and_then(|range| pass.applied(&range));
+        let mut earlier = pending.take().and_then(|range| pass.applied::<E>(&range));
         let mut before: Option<Range<usize>> = None;
         let mut steps = range.clone().step_by(each).map(|t| t..(t + each).min(range.end));
         loop {
@@ -106,7 +108,7 @@ where
                 None => earlier.take(),
             };
             let waits = waits.map(|(lines, out)| Waiting { lines, out, of: waiting });
-            let mut behind = Lockstep::<_, _, Applied<C, J>, L>::new(s, waits);
+            let mut behind = Lockstep::<_, E, _, Applied<C, J>, L>::new(s, waits);
             if let Some(step) = &step {
                 let lines = of_step(step, *parts);
                 totals.clear();

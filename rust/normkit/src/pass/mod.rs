@@ -26,9 +26,11 @@ pub use statistic::{Known, OfAffine, OfFused, OfInner, OfParameters, Statistic, 
 use crate::error::{Result, gathered, zeros};
 use crate::kernels::apply::Coefficients;
 use crate::layout::Grid;
+use crate::memory::Memory;
 use crate::parallel::{Disjoint, run};
 use crate::plan::{Cut, Plan, Schedule, sample_parts, tile_statistics};
-use crate::simd::{Isa, Real};
+use crate::simd::{Isa, Real, Stored};
+use crate::view::Input;
 
 /// A kept position, and statistics of its runs.
 type Piece = (usize, Range<usize>);
@@ -84,11 +86,18 @@ where
     /// Carries it out.
     /// # Errors
     /// Memory does not suffice; nothing has been written then.
-    fn run(&self, isa: Isa, plan: &Plan) -> Result<()> {
+    fn run<E: Memory<T>>(&self, isa: Isa, plan: &Plan) -> Result<()> {
         match plan.schedule {
-            Schedule::Fused { statistics } if self.can_take(statistics) => self.fused(isa, plan, statistics),
-            _ => self.split(isa, plan),
+            Schedule::Fused { statistics } if self.can_take(statistics) => self.fused::<E>(isa, plan, statistics),
+            _ => self.split::<E>(isa, plan),
         }
+    }
+
+    /// Whether all memory holds these elements, and is used in place.
+    fn is_of<E: Stored<T>>(&self) -> bool {
+        let Reduction { inputs, mask, .. } = &self.reduce;
+        let applied = self.apply.as_ref().is_none_or(Application::is_direct::<E>);
+        applied && mask.is_none() && inputs.iter().all(Input::is_direct::<E>)
     }
 
     /// Whether so many statistics of a sample fill whole runs, where a run repeats them and so cannot be divided.
@@ -106,7 +115,7 @@ where
 
     /// Each task takes some statistics of each sample of a part of the samples from start to end; they are applied while
     /// the next ones are reduced, so that memory is read and written at the same time.
-    fn fused(&self, isa: Isa, plan: &Plan, statistics: usize) -> Result<()> {
+    fn fused<E: Memory<T>>(&self, isa: Isa, plan: &Plan, statistics: usize) -> Result<()> {
         let per_sample = self.statistics() / self.samples;
         let across = per_sample.div_ceil(statistics);
         let parts = sample_parts(self.samples);
@@ -115,11 +124,11 @@ where
         let apply_cut = self.apply.as_ref().map(|apply| Cut::new(&apply.grid));
         let Reduction { grid, mask, .. } = &self.reduce;
         let plain = mask.is_none() && !grid.lines && (grid.in_lines() || !grid.columns);
-        let waits = C::WAITS && !plan.stream && plain && self.apply.as_ref().is_some_and(Application::can_wait);
-        let lines = C::WAITS && !plan.stream && self.by_lines();
-        let needs = self.needs(statistics.min(per_sample), lines, waits);
+        let waits = C::WAITS && !plan.stream && plain && self.apply.as_ref().is_some_and(Application::can_wait::<E>);
+        let lines = C::WAITS && !plan.stream && self.by_lines::<E>();
+        let needs = self.needs::<E>(statistics.min(per_sample), lines, waits);
         if lines {
-            let task = |task: usize, state: &mut State<T, A::Total, C>| {
+            let task = |task: usize, state: &mut State<T, E, A::Total, C>| {
                 let first = task % across * statistics;
                 let end = (first + statistics).min(per_sample);
                 for sample in task / across * part..(task / across * part + part).min(self.samples) {
@@ -134,7 +143,7 @@ where
                 |state| self.finish_lines(isa, state),
             );
         }
-        let task = |task: usize, state: &mut State<T, A::Total, C>| {
+        let task = |task: usize, state: &mut State<T, E, A::Total, C>| {
             let first = task % across * statistics;
             let end = (first + statistics).min(per_sample);
             for sample in task / across * part..(task / across * part + part).min(self.samples) {
@@ -174,7 +183,7 @@ where
                 }
             }
         };
-        let last = |state: &mut State<T, A::Total, C>| {
+        let last = |state: &mut State<T, E, A::Total, C>| {
             let State { scratch, stages, outputs, pending, waiting, .. } = state;
             if let (Some(cells), Some(apply), Some(cut)) = (pending.take(), &self.apply, &apply_cut) {
                 let room = Room { isa, scratch, stages, outputs };
@@ -186,9 +195,10 @@ where
     }
 
     /// What a thread needs that takes so many statistics at a time.
-    fn needs(&self, statistics: usize, lines: bool, waits: bool) -> Needs {
-        let operands = self.reduce.needs().or(self.apply.as_ref().map_or(Needs::default(), Application::needs));
-        let each = if lines { self.step().min(statistics) } else { statistics };
+    fn needs<E: Stored<T>>(&self, statistics: usize, lines: bool, waits: bool) -> Needs {
+        let operands =
+            self.reduce.needs::<E>().or(self.apply.as_ref().map_or(Needs::default(), Application::needs::<E>));
+        let each = if lines { self.step::<E>().min(statistics) } else { statistics };
         let (totals, coefficients) = (each * self.parts, each * self.cells);
         Needs {
             cells: if lines { totals } else { operands.cells },
@@ -207,7 +217,7 @@ where
     }
 
     /// All threads reduce chunks, one merges, all apply.
-    fn split(&self, isa: Isa, plan: &Plan) -> Result<()> {
+    fn split<E: Memory<T>>(&self, isa: Isa, plan: &Plan) -> Result<()> {
         let grid = &self.reduce.grid;
         let cut = Cut::new(grid);
         let all = grid.statistics();
@@ -215,7 +225,7 @@ where
         let mut partial = zeros::<A::Total>(cut.chunks * all)?;
         let mut coefficients = gathered(std::iter::repeat_n(C::NONE, self.statistics() * self.cells))?;
         let shared = Disjoint::new(&mut partial);
-        let task = |task: usize, state: &mut State<T, A::Total, C>| {
+        let task = |task: usize, state: &mut State<T, E, A::Total, C>| {
             let (k, w) = work[task % work.len()].clone();
             let chunk = task / work.len();
             let statistics = k * grid.width + w.start..k * grid.width + w.end;
@@ -226,7 +236,7 @@ where
             let share = Share::<T, A, K> { reduction: &self.reduce, cut: &cut, statistics, chunks, totals, part };
             share.reduce(Room { isa, scratch, stages, outputs });
         };
-        let needs = self.reduce.needs();
+        let needs = self.reduce.needs::<E>();
         run(plan.threads, work.len() * cut.chunks, || State::new(&needs), task, |_| ())?;
         let (totals, rest) = partial.split_at_mut(all);
         for part in rest.chunks_exact(all) {
@@ -239,7 +249,7 @@ where
             (self.rule)(t, &totals[t * self.parts..(t + 1) * self.parts], cells);
         }
         if let Some(apply) = &self.apply {
-            apply.run(isa, plan, &coefficients, true)?;
+            apply.run::<E, C, J>(isa, plan, &coefficients, true)?;
         }
         Ok(())
     }

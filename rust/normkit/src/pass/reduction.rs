@@ -11,8 +11,9 @@ use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, Applied, Coefficients};
 use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
+use crate::memory::Memory;
 use crate::plan::{Cut, Steps, tile_statistics};
-use crate::simd::{Behind, Follower, Kernel, Real, Simd};
+use crate::simd::{Behind, Follower, Kernel, Real, Simd, Stored};
 use crate::view::Input;
 
 /// Operands to reduce.
@@ -40,25 +41,25 @@ pub(super) struct Share<'w, 'a, T: Real, A: Statistic<T, K>, const K: usize> {
 
 impl<T: Real, A: Statistic<T, K>, const K: usize> Share<'_, '_, T, A, K> {
     /// Reduces them.
-    pub(super) fn reduce(self, room: Room<T>) {
+    pub(super) fn reduce<E: Memory<T>>(self, room: Room<T, E>) {
         T::dispatch(room.isa, Alone { share: self, room });
     }
 
     /// Reduces them; what is pending is applied meanwhile. For rows, and columns that are taken line by line.
-    pub(super) fn reduce_before<C: Coefficients<T, L, J>, const L: usize, const J: usize>(
+    pub(super) fn reduce_before<E: Memory<T>, C: Coefficients<T, L, J>, const L: usize, const J: usize>(
         self,
         pending: Option<Pending<T, C, L>>,
-        room: Room<T>,
+        room: Room<T, E>,
     ) {
         T::dispatch(room.isa, Before { share: self, pending, room });
     }
 
     #[inline(always)]
-    fn all<S: Simd<T>, const ALONE: bool>(
+    fn all<E: Memory<T>, S: Simd<T>, const ALONE: bool>(
         self,
         s: S,
         scratch: &mut Scratch<T>,
-        stages: &mut Stages<T>,
+        stages: &mut Stages<T, E>,
         behind: &mut impl Behind,
     ) {
         let Share { reduction, cut, statistics, chunks, totals, part } = self;
@@ -71,7 +72,7 @@ impl<T: Real, A: Statistic<T, K>, const K: usize> Share<'_, '_, T, A, K> {
                 part.clear();
                 part.resize(totals.len(), A::Total::default());
                 let room = (&mut *scratch, &mut *stages);
-                reduction.chunk::<S, A, ALONE>(s, cut, piece.clone(), chunk, room, part, behind);
+                reduction.chunk::<E, S, A, ALONE>(s, cut, piece.clone(), chunk, room, part, behind);
                 for (total, &part) in totals.iter_mut().zip(part.iter()) {
                     *total = A::merge(*total, part);
                 }
@@ -82,21 +83,21 @@ impl<T: Real, A: Statistic<T, K>, const K: usize> Share<'_, '_, T, A, K> {
 
 impl<T: Real, const K: usize> Reduction<'_, T, K> {
     /// What a thread needs for it.
-    pub(super) fn needs(&self) -> Needs {
-        let mut needs = Needs::of(&self.grid, Steps::WHOLE, &self.inputs, self.mask.is_some(), [None, None]);
+    pub(super) fn needs<E: Stored<T>>(&self) -> Needs {
+        let mut needs = Needs::of::<T, E>(&self.grid, Steps::WHOLE, &self.inputs, self.mask.is_some(), [None, None]);
         needs.packed[..K].fill(needs.mask);
         needs
     }
 
     /// A piece of the statistics in one chunk, into `into`.
     #[inline(always)]
-    fn chunk<S: Simd<T>, A: Statistic<T, K>, const ALONE: bool>(
+    fn chunk<E: Memory<T>, S: Simd<T>, A: Statistic<T, K>, const ALONE: bool>(
         &self,
         s: S,
         cut: &Cut,
         (k, w): Piece,
         chunk: usize,
-        (scratch, stages): (&mut Scratch<T>, &mut Stages<T>),
+        (scratch, stages): (&mut Scratch<T>, &mut Stages<T, E>),
         into: &mut [A::Total],
         behind: &mut impl Behind,
     ) {
@@ -108,7 +109,7 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
         let (rows, columns) = cut.chunk(grid, chunk);
         debug_assert!(ALONE || mask.is_none() && !grid.lines && (grid.in_lines() || !grid.columns));
         if let Some(mask) = mask.as_ref().filter(|_| ALONE && grid.lines) {
-            let tiles = tiles(s, inputs, 0, &w, &columns, stages);
+            let tiles = tiles::<_, E, _, K>(s, inputs, 0, &w, &columns, stages);
             let mask = mask.tile(s, 0, &w, &columns, stage);
             for (row, (into, &cell)) in into.iter_mut().zip(&cells).enumerate() {
                 let line = pack(tiles.map(|tile| tile.line(row)), mask.line(row), packed);
@@ -119,7 +120,7 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
         } else if grid.in_lines() {
             let columns = columns_of(grid, &w);
             for rows in cut.rows(if grid.lines { 0..1 } else { rows }) {
-                let tiles = tiles(s, inputs, k, if grid.lines { &w } else { &rows }, &columns, stages);
+                let tiles = tiles::<_, E, _, K>(s, inputs, k, if grid.lines { &w } else { &rows }, &columns, stages);
                 let lines = tiles.map(|tile| if grid.lines { tile.rows_as_lines() } else { tile.cut(grid.fold) });
                 A::lines(s, lines, &cells, *activation, into, behind);
             }
@@ -128,7 +129,7 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
             let pattern = Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold };
             A::prepare(pattern, &cells, scratch);
             for rows in cut.rows(rows) {
-                let mut tiles = tiles(s, inputs, k, &rows, &columns, stages);
+                let mut tiles = tiles::<_, E, _, K>(s, inputs, k, &rows, &columns, stages);
                 if let Some(mask) = mask {
                     debug_assert!(grid.repeat == 1 && grid.fold == 1);
                     tiles = pack_rows(tiles, mask.tile(s, k, &rows, &columns, stage), packed);
@@ -140,7 +141,7 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
         } else {
             for rows in cut.rows(rows) {
                 for columns in cut.columns(&columns) {
-                    let mut tiles = tiles(s, inputs, k, &rows, &columns, stages);
+                    let mut tiles = tiles::<_, E, _, K>(s, inputs, k, &rows, &columns, stages);
                     if let Some(mask) = mask.as_ref().filter(|_| ALONE) {
                         tiles = pack(tiles, mask.tile(s, k, &rows, &columns, stage), packed);
                     }
@@ -155,30 +156,31 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
 }
 
 /// The code of [`Share::reduce`].
-struct Alone<'w, 'a, T: Real, A: Statistic<T, K>, const K: usize> {
+struct Alone<'w, 'a, T: Real, E, A: Statistic<T, K>, const K: usize> {
     share: Share<'w, 'a, T, A, K>,
-    room: Room<'w, T>,
+    room: Room<'w, T, E>,
 }
 
-impl<T: Real, A: Statistic<T, K>, const K: usize> Kernel<T> for Alone<'_, '_, T, A, K> {
+impl<T: Real, E: Memory<T>, A: Statistic<T, K>, const K: usize> Kernel<T> for Alone<'_, '_, T, E, A, K> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
         let Alone { share, room: Room { scratch, stages, .. } } = self;
-        share.all::<S, true>(s, scratch, stages, &mut ());
+        share.all::<E, S, true>(s, scratch, stages, &mut ());
     }
 }
 
 /// The code of [`Share::reduce_before`].
-struct Before<'w, 'a, T: Real, A: Statistic<T, K>, C, const K: usize, const L: usize, const J: usize> {
+struct Before<'w, 'a, T: Real, E, A: Statistic<T, K>, C, const K: usize, const L: usize, const J: usize> {
     share: Share<'w, 'a, T, A, K>,
     pending: Option<Pending<'w, 'a, T, C, L>>,
-    room: Room<'w, T>,
+    room: Room<'w, T, E>,
 }
 
-impl<T, A, C, const K: usize, const L: usize, const J: usize> Kernel<T> for Before<'_, '_, T, A, C, K, L, J>
+impl<T, E, A, C, const K: usize, const L: usize, const J: usize> Kernel<T> for Before<'_, '_, T, E, A, C, K, L, J>
 where
     T: Real,
+    E: Memory<T>,
     A: Statistic<T, K>,
     C: Coefficients<T, L, J>,
 {
@@ -186,9 +188,9 @@ where
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
         let Before { share, pending, room: Room { scratch, stages, .. } } = self;
-        let mut waiting = pending.map(Pending::waiting);
-        let mut follower = Follower::<_, _, Applied<C, J>, _, L>::new(s, || waiting.as_mut()?());
-        share.all::<S, false>(s, scratch, stages, &mut follower);
+        let mut waiting = pending.map(Pending::waiting::<E>);
+        let mut follower = Follower::<_, E, _, Applied<C, J>, _, L>::new(s, || waiting.as_mut()?());
+        share.all::<E, S, false>(s, scratch, stages, &mut follower);
         follower.finish();
     }
 }

@@ -7,13 +7,13 @@ use crate::error::{Result, room};
 use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
 use crate::plan::{Cut, Steps, columns_at_once, tile_statistics};
-use crate::simd::{Aligned, Isa, Real};
+use crate::simd::{Aligned, Isa, Real, Stored};
 use crate::view::{Input, Output};
 
 /// What a thread keeps from task to task.
-pub(super) struct State<T, A, C> {
+pub(super) struct State<T, E, A, C> {
     pub(super) scratch: Scratch<T>,
-    pub(super) stages: Stages<T>,
+    pub(super) stages: Stages<T, E>,
     pub(super) outputs: [Aligned<T>; 2],
     pub(super) chunk: Vec<A>,
     pub(super) totals: Vec<A>,
@@ -23,7 +23,7 @@ pub(super) struct State<T, A, C> {
     pub(super) waiting: Vec<C>,
 }
 
-impl<T: Real, A, C> State<T, A, C> {
+impl<T: Real, E, A, C> State<T, E, A, C> {
     /// With room for these, so that no task asks for memory.
     pub(super) fn new(needs: &Needs) -> Result<Self> {
         let Needs { cells, columns, inputs, mask, packed, outputs, totals, coefficients, waiting } = *needs;
@@ -68,7 +68,7 @@ pub(super) struct Needs {
 
 impl Needs {
     /// Of these operands: blocks of those that are not used in place.
-    pub(super) fn of<T: Real>(
+    pub(super) fn of<T: Real, E: Stored<T>>(
         grid: &Grid,
         steps: Steps,
         inputs: &[Input<T>],
@@ -83,10 +83,12 @@ impl Needs {
         if masked {
             needs.mask = block;
         }
-        for (need, _) in needs.inputs.iter_mut().zip(inputs).filter(|(_, of)| !of.is_direct()) {
+        for (need, _) in needs.inputs.iter_mut().zip(inputs).filter(|(_, of)| !of.is_direct::<E>()) {
             *need = block;
         }
-        for (need, _) in needs.outputs.iter_mut().zip(outputs).filter(|(_, of)| of.is_some_and(|of| !of.is_direct())) {
+        for (need, _) in
+            needs.outputs.iter_mut().zip(outputs).filter(|(_, of)| of.is_some_and(|of| !of.is_direct::<E>()))
+        {
             *need = block;
         }
         needs
@@ -112,9 +114,9 @@ impl Needs {
 }
 
 /// What a task needs beyond its operands: the instruction set and room to work in.
-pub(super) struct Room<'w, T> {
+pub(super) struct Room<'w, T, E> {
     pub(super) isa: Isa,
     pub(super) scratch: &'w mut Scratch<T>,
-    pub(super) stages: &'w mut Stages<T>,
+    pub(super) stages: &'w mut Stages<T, E>,
     pub(super) outputs: &'w mut [Aligned<T>; 2],
 }

@@ -65,7 +65,7 @@ struct State<T> {
 impl<'a, T: Passes> Runs<'a, T> {
     /// Whether such a pass can be made: runs are short, and used in place.
     pub fn fits(grid: &Grid, inputs: &[Input<'a, T>; 2], out: &Output<'a, T>) -> bool {
-        grid.lines && inputs.iter().all(Input::is_direct) && out.is_direct()
+        grid.lines && inputs.iter().all(Input::is_direct::<T>) && out.is_direct::<T>()
     }
 
     fn samples(&self) -> usize {
@@ -132,7 +132,7 @@ impl<'a, T: Real> Take<'_, 'a, T> {
     /// Every so many lines of an operand.
     #[inline(always)]
     fn lines(&self, i: usize, lines: &Range<usize>, every: usize) -> Lines<'a, T> {
-        self.pass.inputs[i].direct(0, lines, &(0..self.len())).expect(DIRECT).every(every).rows_as_lines()
+        self.pass.inputs[i].direct::<T>(0, lines, &(0..self.len())).expect(DIRECT).every(every).rows_as_lines()
     }
 
     /// The sums of the lines, of which the first is run `run` of the task, or each is its only run; then dx, if it is
@@ -147,7 +147,7 @@ impl<'a, T: Real> Take<'_, 'a, T> {
             |i| self.lines(i, &lines, every),
         );
         // SAFETY: tasks have different samples or different runs.
-        let out = unsafe { self.pass.out.tile(0, &lines, &(0..len)) }.expect(DIRECT).every(every).rows_as_lines();
+        let out = unsafe { self.pass.out.tile::<T>(0, &lines, &(0..len)) }.expect(DIRECT).every(every).rows_as_lines();
         let State { weights, sums, known, totals, cells, .. } = &mut *self.state;
         let weight = if single {
             Tile::new(weights.values(), 1, len).repeated(n)

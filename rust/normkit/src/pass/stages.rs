@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::memory::Memory;
 use crate::simd::{Aligned, Real, Simd, Tile};
 use crate::view::Input;
 
@@ -9,13 +10,13 @@ use crate::view::Input;
 pub(super) const MOST: usize = 5;
 
 /// Room for such blocks, reused from block to block.
-pub(super) struct Stages<T> {
+pub(super) struct Stages<T, E> {
     pub(super) inputs: [Aligned<T>; MOST],
     pub(super) mask: Aligned<T>,
-    pub(super) packed: [Vec<T>; MOST],
+    pub(super) packed: [Vec<E>; MOST],
 }
 
-impl<T: Real> Stages<T> {
+impl<T: Real, E> Stages<T, E> {
     pub(super) fn new() -> Self {
         Stages { inputs: [const { Aligned::EMPTY }; MOST], mask: Aligned::EMPTY, packed: [const { Vec::new() }; MOST] }
     }
@@ -23,27 +24,27 @@ impl<T: Real> Stages<T> {
 
 /// The tiles of all operands.
 #[inline(always)]
-pub(super) fn tiles<'t, T: Real, S: Simd<T>, const K: usize>(
+pub(super) fn tiles<'t, T: Real, E: Memory<T>, S: Simd<T>, const K: usize>(
     s: S,
     inputs: &'t [Input<'_, T>; K],
     k: usize,
     rows: &Range<usize>,
     columns: &Range<usize>,
     stages: &'t mut [Aligned<T>; MOST],
-) -> [Tile<'t, T>; K] {
+) -> [Tile<'t, E>; K] {
     let mut stages = stages.iter_mut();
     inputs
         .each_ref()
-        .map(|input| input.tile(s, k, rows, columns, stages.next().expect("no pass has more operands than stages")))
+        .map(|input| E::tile(input, s, k, rows, columns, stages.next().expect("no pass has more operands than stages")))
 }
 
 /// The elements that a mask keeps, in one row.
 #[inline(never)]
-pub(super) fn pack<'t, T: Real, const K: usize>(
-    tiles: [Tile<T>; K],
+pub(super) fn pack<'t, T: Real, E: Copy, const K: usize>(
+    tiles: [Tile<E>; K],
     mask: Tile<T>,
-    packed: &'t mut [Vec<T>; MOST],
-) -> [Tile<'t, T>; K] {
+    packed: &'t mut [Vec<E>; MOST],
+) -> [Tile<'t, E>; K] {
     let kept = mask.values().filter(|&keep| keep != T::ZERO).count();
     let mut packed = packed.iter_mut();
     tiles.map(|tile| {
@@ -56,11 +57,11 @@ pub(super) fn pack<'t, T: Real, const K: usize>(
 
 /// The rows that a mask keeps, which has one value for each.
 #[inline(never)]
-pub(super) fn pack_rows<'t, T: Real, const K: usize>(
-    tiles: [Tile<T>; K],
+pub(super) fn pack_rows<'t, T: Real, E: Copy, const K: usize>(
+    tiles: [Tile<E>; K],
     mask: Tile<T>,
-    packed: &'t mut [Vec<T>; MOST],
-) -> [Tile<'t, T>; K] {
+    packed: &'t mut [Vec<E>; MOST],
+) -> [Tile<'t, E>; K] {
     let keeps = |&row: &usize| mask.get(row, 0) != T::ZERO;
     let kept = (0..mask.rows()).filter(keeps).count();
     let mut packed = packed.iter_mut();

@@ -8,7 +8,7 @@ use crate::kernels::lines::{gradient_lines, moments_lines};
 use crate::kernels::reduce::{
     GradSums, MomentSums, Scratch, gradient_columns, gradient_rows, moments_columns, moments_rows,
 };
-use crate::simd::{Behind, Lines, Real, Simd, Tile};
+use crate::simd::{Behind, Lines, Real, Simd, Stored, Tile};
 
 /// What a reduction knows beforehand of its statistics from number t on.
 pub type Known<'a, T> = &'a (dyn Fn(usize, &mut [Affine<T>]) + Sync);
@@ -20,18 +20,18 @@ pub trait Statistic<T: Real, const K: usize> {
     /// Of both parts together.
     fn merge(one: Self::Total, other: Self::Total) -> Self::Total;
     /// Of a block that belongs to one statistic, merged into `into`; `behind` follows.
-    fn rows<S: Simd<T>>(
+    fn rows<E: Stored<T>, S: Simd<T>>(
         s: S,
-        tiles: [Tile<T>; K],
+        tiles: [Tile<E>; K],
         cell: Affine<T>,
         activation: Activation,
         into: &mut Self::Total,
         behind: &mut impl Behind,
     );
     /// Of lines, each merged into its own of `into`; `behind` follows.
-    fn lines<S: Simd<T>>(
+    fn lines<E: Stored<T>, S: Simd<T>>(
         s: S,
-        lines: [Lines<T>; K],
+        lines: [Lines<E>; K],
         cells: &[Affine<T>],
         activation: Activation,
         into: &mut [Self::Total],
@@ -40,9 +40,9 @@ pub trait Statistic<T: Real, const K: usize> {
     /// Called before the blocks of some columns.
     fn prepare(_pattern: Pattern, _cells: &[Affine<T>], _scratch: &mut Scratch<T>) {}
     /// Of a block of columns, merged into `into`.
-    fn columns<S: Simd<T>>(
+    fn columns<E: Stored<T>, S: Simd<T>>(
         s: S,
-        tiles: [Tile<T>; K],
+        tiles: [Tile<E>; K],
         pattern: Pattern,
         activation: Activation,
         scratch: &mut Scratch<T>,
@@ -57,9 +57,9 @@ impl<T: Real> Statistic<T, 1> for MomentSums {
         one.merge(other)
     }
     #[inline(always)]
-    fn rows<S: Simd<T>>(
+    fn rows<E: Stored<T>, S: Simd<T>>(
         s: S,
-        [x]: [Tile<T>; 1],
+        [x]: [Tile<E>; 1],
         _cell: Affine<T>,
         _activation: Activation,
         into: &mut MomentSums,
@@ -68,9 +68,9 @@ impl<T: Real> Statistic<T, 1> for MomentSums {
         moments_rows(s, x, into, behind);
     }
     #[inline(always)]
-    fn lines<S: Simd<T>>(
+    fn lines<E: Stored<T>, S: Simd<T>>(
         s: S,
-        [x]: [Lines<T>; 1],
+        [x]: [Lines<E>; 1],
         _cells: &[Affine<T>],
         _activation: Activation,
         into: &mut [Self::Total],
@@ -79,9 +79,9 @@ impl<T: Real> Statistic<T, 1> for MomentSums {
         moments_lines(s, x, into, behind);
     }
     #[inline(always)]
-    fn columns<S: Simd<T>>(
+    fn columns<E: Stored<T>, S: Simd<T>>(
         s: S,
-        [x]: [Tile<T>; 1],
+        [x]: [Tile<E>; 1],
         pattern: Pattern,
         _activation: Activation,
         scratch: &mut Scratch<T>,
@@ -134,9 +134,9 @@ where
         one.add(other)
     }
     #[inline(always)]
-    fn rows<S: Simd<T>>(
+    fn rows<E: Stored<T>, S: Simd<T>>(
         s: S,
-        tiles: [Tile<T>; K],
+        tiles: [Tile<E>; K],
         cell: Affine<T>,
         activation: Activation,
         into: &mut GradSums,
@@ -145,9 +145,9 @@ where
         *into = into.add(gradient_rows(s, tiles, cell, F::flow(activation), behind));
     }
     #[inline(always)]
-    fn lines<S: Simd<T>>(
+    fn lines<E: Stored<T>, S: Simd<T>>(
         s: S,
-        lines: [Lines<T>; K],
+        lines: [Lines<E>; K],
         cells: &[Affine<T>],
         activation: Activation,
         into: &mut [Self::Total],
@@ -165,9 +165,9 @@ where
         pattern.expand(shift, |w| cells[w].shift);
     }
     #[inline(always)]
-    fn columns<S: Simd<T>>(
+    fn columns<E: Stored<T>, S: Simd<T>>(
         s: S,
-        tiles: [Tile<T>; K],
+        tiles: [Tile<E>; K],
         pattern: Pattern,
         activation: Activation,
         scratch: &mut Scratch<T>,

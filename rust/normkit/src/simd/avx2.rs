@@ -2,8 +2,6 @@
 
 use std::arch::x86_64::*;
 
-use half::{bf16, f16};
-
 use super::isa::on_avx2;
 use super::{Fold, Halves, Kernel, Simd};
 
@@ -71,6 +69,14 @@ impl Simd<f32> for Avx2 {
     #[inline(always)]
     fn single(self) -> Avx2 {
         self
+    }
+    #[inline(always)]
+    fn of_single(self, v: __m256) -> __m256 {
+        v
+    }
+    #[inline(always)]
+    fn to_single(self, v: __m256) -> __m256 {
+        v
     }
     #[inline(always)]
     fn widen(self, lanes: [__m256; 4]) -> [__m256d; 4] {
@@ -260,20 +266,51 @@ impl Fold for Avx2 {
 
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Halves for Avx2 {
+    type H = __m128i;
     #[inline(always)]
-    unsafe fn load_f16(self, p: *const f16) -> __m256 {
-        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
+    unsafe fn load_halves(self, p: *const u16) -> __m128i {
+        unsafe { _mm_loadu_si128(p.cast()) }
     }
     #[inline(always)]
-    unsafe fn store_f16(self, p: *mut f16, v: __m256) {
-        unsafe { _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
+    unsafe fn load_first(self, p: *const u16, n: usize) -> __m128i {
+        debug_assert!(n <= 8);
+        let mut halves = [0u16; 8];
+        for (i, half) in halves.iter_mut().enumerate().take(n) {
+            *half = unsafe { p.add(i).read() };
+        }
+        unsafe { _mm_loadu_si128(halves.as_ptr().cast()) }
     }
     #[inline(always)]
-    unsafe fn load_bf16(self, p: *const bf16) -> __m256 {
-        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())))) }
+    unsafe fn store_halves(self, p: *mut u16, v: __m128i) {
+        unsafe { _mm_storeu_si128(p.cast(), v) }
     }
     #[inline(always)]
-    unsafe fn store_bf16(self, p: *mut bf16, v: __m256) {
+    unsafe fn store_first(self, p: *mut u16, n: usize, v: __m128i) {
+        debug_assert!(n <= 8);
+        let mut halves = [0u16; 8];
+        unsafe { _mm_storeu_si128(halves.as_mut_ptr().cast(), v) };
+        for (i, half) in halves.into_iter().enumerate().take(n) {
+            unsafe { p.add(i).write(half) };
+        }
+    }
+    #[inline(always)]
+    fn first(self, n: usize, v: __m256, fill: __m256) -> __m256 {
+        unsafe { _mm256_blendv_ps(fill, v, _mm256_castsi256_ps(mask32(n))) }
+    }
+    #[inline(always)]
+    fn of_f16(self, v: __m128i) -> __m256 {
+        unsafe { _mm256_cvtph_ps(v) }
+    }
+    #[inline(always)]
+    fn to_f16(self, v: __m256) -> __m128i {
+        unsafe { _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v) }
+    }
+    #[inline(always)]
+    fn of_bf16(self, v: __m128i) -> __m256 {
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(v))) }
+    }
+    #[inline(always)]
+    fn to_bf16(self, v: __m256) -> __m128i {
         unsafe {
             let bits = _mm256_castps_si256(v);
             let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
@@ -281,8 +318,7 @@ impl Halves for Avx2 {
             let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
             let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
             let high = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan));
-            let packed = _mm256_permute4x64_epi64::<0x08>(_mm256_packus_epi32(high, high));
-            _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(packed));
+            _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0x08>(_mm256_packus_epi32(high, high)))
         }
     }
 }

@@ -2,8 +2,6 @@
 
 use std::arch::x86_64::*;
 
-use half::{bf16, f16};
-
 use super::avx2::fold_pd;
 use super::isa::on_avx512;
 use super::{AT_ONCE, Fold, Halves, Kernel, Simd};
@@ -38,6 +36,14 @@ impl Simd<f32> for Avx512 {
     #[inline(always)]
     fn single(self) -> Avx512 {
         self
+    }
+    #[inline(always)]
+    fn of_single(self, v: __m512) -> __m512 {
+        v
+    }
+    #[inline(always)]
+    fn to_single(self, v: __m512) -> __m512 {
+        v
     }
     #[inline(always)]
     fn widen(self, lanes: [__m512; 2]) -> [__m512d; 2] {
@@ -249,27 +255,51 @@ impl Fold for Avx512 {
 
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Halves for Avx512 {
+    type H = __m256i;
     #[inline(always)]
-    unsafe fn load_f16(self, p: *const f16) -> __m512 {
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    unsafe fn load_halves(self, p: *const u16) -> __m256i {
+        unsafe { _mm256_loadu_si256(p.cast()) }
     }
     #[inline(always)]
-    unsafe fn store_f16(self, p: *mut f16, v: __m512) {
-        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
+    unsafe fn load_first(self, p: *const u16, n: usize) -> __m256i {
+        debug_assert!(n <= 16);
+        unsafe { _mm256_maskz_loadu_epi16(((1u32 << n) - 1) as __mmask16, p.cast()) }
     }
     #[inline(always)]
-    unsafe fn load_bf16(self, p: *const bf16) -> __m512 {
-        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))) }
+    unsafe fn store_halves(self, p: *mut u16, v: __m256i) {
+        unsafe { _mm256_storeu_si256(p.cast(), v) }
     }
     #[inline(always)]
-    unsafe fn store_bf16(self, p: *mut bf16, v: __m512) {
+    unsafe fn store_first(self, p: *mut u16, n: usize, v: __m256i) {
+        debug_assert!(n <= 16);
+        unsafe { _mm256_mask_storeu_epi16(p.cast(), ((1u32 << n) - 1) as __mmask16, v) }
+    }
+    #[inline(always)]
+    fn first(self, n: usize, v: __m512, fill: __m512) -> __m512 {
+        debug_assert!(n <= 16);
+        unsafe { _mm512_mask_blend_ps(((1u32 << n) - 1) as __mmask16, fill, v) }
+    }
+    #[inline(always)]
+    fn of_f16(self, v: __m256i) -> __m512 {
+        unsafe { _mm512_cvtph_ps(v) }
+    }
+    #[inline(always)]
+    fn to_f16(self, v: __m512) -> __m256i {
+        unsafe { _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v) }
+    }
+    #[inline(always)]
+    fn of_bf16(self, v: __m256i) -> __m512 {
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(v))) }
+    }
+    #[inline(always)]
+    fn to_bf16(self, v: __m512) -> __m256i {
         unsafe {
             let bits = _mm512_castps_si512(v);
             let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
             let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
             let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
             let whole = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v), rounded, quiet);
-            _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(whole)));
+            _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(whole))
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The baseline: `wide`'s four-lane types, one source for SSE2, NEON and WASM.
 
+use half::f16;
 use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 use wide::{f32x4, f64x2};
 
 use super::{Fold, Halves, Kernel, Simd};
@@ -26,6 +26,14 @@ impl Simd<f32> for Baseline {
     #[inline(always)]
     fn single(self) -> Baseline {
         self
+    }
+    #[inline(always)]
+    fn of_single(self, v: f32x4) -> f32x4 {
+        v
+    }
+    #[inline(always)]
+    fn to_single(self, v: f32x4) -> f32x4 {
+        v
     }
     #[inline(always)]
     fn widen(self, lanes: [f32x4; 8]) -> [f64x2; 8] {
@@ -243,30 +251,60 @@ impl Fold for Baseline {
 
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Halves for Baseline {
+    type H = [u16; 4];
     #[inline(always)]
-    unsafe fn load_f16(self, p: *const f16) -> f32x4 {
-        let mut lanes = [0.0; 4];
-        unsafe { p.cast::<[f16; 4]>().read() }.convert_to_f32_slice(&mut lanes);
+    unsafe fn load_halves(self, p: *const u16) -> [u16; 4] {
+        unsafe { p.cast::<[u16; 4]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const u16, n: usize) -> [u16; 4] {
+        debug_assert!(n <= 4);
+        let mut halves = [0; 4];
+        for (i, half) in halves.iter_mut().enumerate().take(n) {
+            *half = unsafe { p.add(i).read() };
+        }
+        halves
+    }
+    #[inline(always)]
+    unsafe fn store_halves(self, p: *mut u16, v: [u16; 4]) {
+        unsafe { p.cast::<[u16; 4]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut u16, n: usize, v: [u16; 4]) {
+        debug_assert!(n <= 4);
+        for (i, half) in v.into_iter().enumerate().take(n) {
+            unsafe { p.add(i).write(half) }
+        }
+    }
+    #[inline(always)]
+    fn first(self, n: usize, v: f32x4, fill: f32x4) -> f32x4 {
+        debug_assert!(n <= 4);
+        let (v, mut lanes) = (v.to_array(), fill.to_array());
+        lanes[..n].copy_from_slice(&v[..n]);
         f32x4::new(lanes)
     }
     #[inline(always)]
-    unsafe fn store_f16(self, p: *mut f16, v: f32x4) {
+    fn of_f16(self, v: [u16; 4]) -> f32x4 {
+        let mut lanes = [0.0; 4];
+        v.map(f16::from_bits).convert_to_f32_slice(&mut lanes);
+        f32x4::new(lanes)
+    }
+    #[inline(always)]
+    fn to_f16(self, v: f32x4) -> [u16; 4] {
         let mut halves = [f16::ZERO; 4];
         halves.convert_from_f32_slice(&v.to_array());
-        unsafe { p.cast::<[f16; 4]>().write(halves) }
+        halves.map(f16::to_bits)
     }
     #[inline(always)]
-    unsafe fn load_bf16(self, p: *const bf16) -> f32x4 {
-        let halves = unsafe { p.cast::<[bf16; 4]>().read() };
-        f32x4::new(halves.map(|x| f32::from_bits(u32::from(x.to_bits()) << 16)))
+    fn of_bf16(self, v: [u16; 4]) -> f32x4 {
+        f32x4::new(v.map(|bits| f32::from_bits(u32::from(bits) << 16)))
     }
     #[inline(always)]
-    unsafe fn store_bf16(self, p: *mut bf16, v: f32x4) {
-        let halves = v.to_array().map(|x| {
+    fn to_bf16(self, v: f32x4) -> [u16; 4] {
+        v.to_array().map(|x| {
             let bits = x.to_bits();
             let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
-            bf16::from_bits(((if x.is_nan() { bits | 0x40_0000 } else { rounded }) >> 16) as u16)
-        });
-        unsafe { p.cast::<[bf16; 4]>().write(halves) }
+            ((if x.is_nan() { bits | 0x40_0000 } else { rounded }) >> 16) as u16
+        })
     }
 }

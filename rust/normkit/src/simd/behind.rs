@@ -2,7 +2,7 @@
 #![allow(clippy::needless_range_loop, reason = "registers of several operands are indexed together")]
 
 use super::lines::map_run;
-use super::{Lines, LinesMut, Real, Simd, inlined};
+use super::{Lines, LinesMut, Real, Simd, Stored, inlined};
 
 /// What is done while something else is reduced.
 pub trait Behind {
@@ -47,46 +47,46 @@ pub(crate) trait Each<T: Real, const K: usize> {
 /// # Safety
 /// As of [`map_run`].
 #[inline(always)]
-unsafe fn make<T: Real, S: Simd<T>, E: Each<T, K>, const K: usize>(
+unsafe fn make<T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize>(
     s: S,
-    from: [*const T; K],
-    to: *mut T,
+    from: [*const E; K],
+    to: *mut E,
     len: usize,
-    along: E::Along<S>,
+    along: X::Along<S>,
 ) {
     let f = inlined(
         #[inline(always)]
-        |operands, along| E::output(s, operands, along),
+        |operands, along| X::output(s, operands, along),
     );
     // SAFETY: the caller vouches for the memory.
     unsafe { map_run(s, from, to, len, along, &f) };
 }
 
 /// Runs that wait for their outputs, and parameters of each line.
-pub(crate) struct Waiting<'t, T, P, const K: usize> {
-    pub(crate) lines: [Lines<'t, T>; K],
-    pub(crate) out: LinesMut<'t, T>,
+pub(crate) struct Waiting<'t, E, P, const K: usize> {
+    pub(crate) lines: [Lines<'t, E>; K],
+    pub(crate) out: LinesMut<'t, E>,
     pub(crate) of: &'t [P],
 }
 
 /// The outputs of one rectangle after the other, which `next` gives.
-pub(crate) struct Follower<'t, T: Real, S, E: Each<T, K>, N, const K: usize> {
+pub(crate) struct Follower<'t, T: Real, E, S, X: Each<T, K>, N, const K: usize> {
     s: S,
     next: N,
-    now: Option<Waiting<'t, T, E::Of, K>>,
+    now: Option<Waiting<'t, E, X::Of, K>>,
     row: usize,
     line: usize,
     /// Where the run begins.
-    from: [*const T; K],
-    to: *mut T,
+    from: [*const E; K],
+    to: *mut E,
     /// What is done of the run, and what is left.
     offset: usize,
     left: usize,
 }
 
-impl<'t, T: Real, S: Simd<T>, E: Each<T, K>, N, const K: usize> Follower<'t, T, S, E, N, K>
+impl<'t, T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, N, const K: usize> Follower<'t, T, E, S, X, N, K>
 where
-    N: FnMut() -> Option<Waiting<'t, T, E::Of, K>>,
+    N: FnMut() -> Option<Waiting<'t, E, X::Of, K>>,
 {
     /// One that has not begun.
     #[inline(always)]
@@ -148,10 +148,10 @@ where
     fn some(&mut self, n: usize) {
         debug_assert!(n <= self.left);
         let Some(Waiting { of, .. }) = &self.now else { return };
-        let (at, along) = (self.offset, E::along(self.s, of[self.line]));
+        let (at, along) = (self.offset, X::along(self.s, of[self.line]));
         let from = self.from.map(|p| p.wrapping_add(at));
         // SAFETY: so many are left of the run; lines and output are alike.
-        unsafe { make::<T, S, E, K>(self.s, from, self.to.wrapping_add(at), n, along) };
+        unsafe { make::<T, E, S, X, K>(self.s, from, self.to.wrapping_add(at), n, along) };
         (self.offset, self.left) = (at + n, self.left - n);
         if self.left == 0 {
             self.turn();
@@ -167,9 +167,9 @@ where
     }
 }
 
-impl<'t, T: Real, S: Simd<T>, E: Each<T, K>, N, const K: usize> Behind for Follower<'t, T, S, E, N, K>
+impl<'t, T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, N, const K: usize> Behind for Follower<'t, T, E, S, X, N, K>
 where
-    N: FnMut() -> Option<Waiting<'t, T, E::Of, K>>,
+    N: FnMut() -> Option<Waiting<'t, E, X::Of, K>>,
 {
     #[inline(always)]
     fn segment(&mut self, step: usize, most: usize) -> (usize, impl Fn(usize)) {
@@ -178,7 +178,7 @@ where
             self.some(self.left);
         }
         let steps = if self.now.is_some() { (self.left / step).min(most) } else { 0 };
-        let along = E::along(self.s, self.now.as_ref().map_or(E::NONE, |now| now.of[self.line]));
+        let along = X::along(self.s, self.now.as_ref().map_or(X::NONE, |now| now.of[self.line]));
         let (s, at) = (self.s, self.offset);
         let (from, to) = (self.from.map(|p| p.wrapping_add(at)), self.to.wrapping_add(at));
         self.offset += steps * step;
@@ -192,7 +192,7 @@ where
                         let i = at + u * S::N;
                         let from = from.map(|p| p.wrapping_add(i));
                         // SAFETY: within the segment, of which as much was left.
-                        unsafe { make::<T, S, E, K>(s, from, to.wrapping_add(i), S::N, along) };
+                        unsafe { make::<T, E, S, X, K>(s, from, to.wrapping_add(i), S::N, along) };
                     }
                 }
             },
@@ -214,16 +214,16 @@ where
 
 /// The outputs of lines of one row: one of them for each line that is reduced. What a [`Follower`] keeps track of would
 /// cost more than short lines do.
-pub(crate) struct Lockstep<'t, T: Real, S, E: Each<T, K>, const K: usize> {
+pub(crate) struct Lockstep<'t, T: Real, E, S, X: Each<T, K>, const K: usize> {
     s: S,
-    waiting: Option<Waiting<'t, T, E::Of, K>>,
+    waiting: Option<Waiting<'t, E, X::Of, K>>,
     line: usize,
 }
 
-impl<'t, T: Real, S: Simd<T>, E: Each<T, K>, const K: usize> Lockstep<'t, T, S, E, K> {
+impl<'t, T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize> Lockstep<'t, T, E, S, X, K> {
     /// One that has not begun.
     #[inline(always)]
-    pub(crate) fn new(s: S, waiting: Option<Waiting<'t, T, E::Of, K>>) -> Self {
+    pub(crate) fn new(s: S, waiting: Option<Waiting<'t, E, X::Of, K>>) -> Self {
         if let Some(Waiting { lines, out, of }) = &waiting {
             assert!(lines.iter().all(|of| of.is_like(out.shape())));
             assert!(of.len() == out.shape().lines() && out.shape().rows() == 1);
@@ -242,9 +242,9 @@ impl<'t, T: Real, S: Simd<T>, E: Each<T, K>, const K: usize> Lockstep<'t, T, S, 
         for k in 0..K {
             from[k] = lines[k].at(0, line);
         }
-        let along = E::along(self.s, of[line]);
+        let along = X::along(self.s, of[line]);
         // SAFETY: lines and output are alike: each run has so many elements.
-        unsafe { make::<T, S, E, K>(self.s, from, out.at(0, line), out.shape().len(), along) };
+        unsafe { make::<T, E, S, X, K>(self.s, from, out.at(0, line), out.shape().len(), along) };
         self.line += 1;
         true
     }
@@ -256,7 +256,7 @@ impl<'t, T: Real, S: Simd<T>, E: Each<T, K>, const K: usize> Lockstep<'t, T, S, 
     }
 }
 
-impl<T: Real, S: Simd<T>, E: Each<T, K>, const K: usize> Behind for Lockstep<'_, T, S, E, K> {
+impl<T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize> Behind for Lockstep<'_, T, E, S, X, K> {
     #[inline(always)]
     fn segment(&mut self, _step: usize, most: usize) -> (usize, impl Fn(usize)) {
         (most, |_| ())

@@ -2,95 +2,162 @@
 
 use half::{bf16, f16};
 
-use super::{Real, Simd};
+use super::{Base, BaseMut, Real, Simd, Stored};
+use crate::element::{Sink, Source};
 
-/// Vectors of float32 that are loaded from, and rounded to, two-byte elements: to nearest, ties to even; NaN stays NaN.
+/// Vectors of float32 that are made of, and rounded to, two-byte elements: to nearest, ties to even; NaN stays NaN.
 pub trait Halves: Simd<f32> {
-    /// Load `N` float16.
+    /// A register of `N` two-byte elements.
+    type H: Copy;
+    /// Load `N` of them.
     /// # Safety
     /// `p..p + N` is readable.
-    unsafe fn load_f16(self, p: *const f16) -> Self::V;
-    /// Store as `N` float16.
+    unsafe fn load_halves(self, p: *const u16) -> Self::H;
+    /// Load `n`; the other lanes are zero, and not read.
+    /// # Safety
+    /// `n <= N` and `p..p + n` is readable.
+    unsafe fn load_first(self, p: *const u16, n: usize) -> Self::H;
+    /// Store `N` of them.
     /// # Safety
     /// `p..p + N` is writable.
-    unsafe fn store_f16(self, p: *mut f16, v: Self::V);
-    /// Load `N` bfloat16.
+    unsafe fn store_halves(self, p: *mut u16, v: Self::H);
+    /// Store the first `n`.
     /// # Safety
-    /// `p..p + N` is readable.
-    unsafe fn load_bf16(self, p: *const bf16) -> Self::V;
-    /// Store as `N` bfloat16.
-    /// # Safety
-    /// `p..p + N` is writable.
-    unsafe fn store_bf16(self, p: *mut bf16, v: Self::V);
+    /// `n <= N` and `p..p + n` is writable.
+    unsafe fn store_first(self, p: *mut u16, n: usize, v: Self::H);
+    /// The first `n` lanes of `v`, then those of `fill`.
+    fn first(self, n: usize, v: Self::V, fill: Self::V) -> Self::V;
+    /// From float16.
+    fn of_f16(self, v: Self::H) -> Self::V;
+    /// To float16.
+    fn to_f16(self, v: Self::V) -> Self::H;
+    /// From bfloat16.
+    fn of_bf16(self, v: Self::H) -> Self::V;
+    /// To bfloat16.
+    fn to_bf16(self, v: Self::V) -> Self::H;
 }
 
 /// One of the two-byte elements.
-pub(crate) trait Half: Copy {
+pub(crate) trait Half: Copy + Send + Sync + 'static {
     /// Zero.
     const ZERO: Self;
+    /// The same value.
+    fn to_f32(self) -> f32;
+    /// The memory of an operand if it holds these.
+    fn source(source: Source<'_>) -> Option<Base<'_, Self>>;
+    /// The memory of an output if it holds these.
+    fn sink(sink: Sink<'_>) -> Option<BaseMut<'_, Self>>;
     /// A register of them.
-    /// # Safety
-    /// `p..p + N` is readable.
-    unsafe fn load<S: Halves>(s: S, p: *const Self) -> S::V;
+    fn widen<S: Halves>(s: S, v: S::H) -> S::V;
     /// A register as them.
-    /// # Safety
-    /// `p..p + N` is writable.
-    unsafe fn store<S: Halves>(s: S, p: *mut Self, v: S::V);
+    fn narrow<S: Halves>(s: S, v: S::V) -> S::H;
 }
 
 impl Half for f16 {
     const ZERO: f16 = f16::ZERO;
-    #[inline(always)]
-    unsafe fn load<S: Halves>(s: S, p: *const f16) -> S::V {
-        // SAFETY: as the caller vouches.
-        unsafe { s.load_f16(p) }
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
+    }
+    fn source(source: Source<'_>) -> Option<Base<'_, f16>> {
+        if let Source::F16(base) = source { Some(base) } else { None }
+    }
+    fn sink(sink: Sink<'_>) -> Option<BaseMut<'_, f16>> {
+        if let Sink::F16(base) = sink { Some(base) } else { None }
     }
     #[inline(always)]
-    unsafe fn store<S: Halves>(s: S, p: *mut f16, v: S::V) {
-        // SAFETY: as the caller vouches.
-        unsafe { s.store_f16(p, v) }
+    fn widen<S: Halves>(s: S, v: S::H) -> S::V {
+        s.of_f16(v)
+    }
+    #[inline(always)]
+    fn narrow<S: Halves>(s: S, v: S::V) -> S::H {
+        s.to_f16(v)
     }
 }
 
 impl Half for bf16 {
     const ZERO: bf16 = bf16::ZERO;
-    #[inline(always)]
-    unsafe fn load<S: Halves>(s: S, p: *const bf16) -> S::V {
-        // SAFETY: as the caller vouches.
-        unsafe { s.load_bf16(p) }
+    fn to_f32(self) -> f32 {
+        bf16::to_f32(self)
+    }
+    fn source(source: Source<'_>) -> Option<Base<'_, bf16>> {
+        if let Source::Bf16(base) = source { Some(base) } else { None }
+    }
+    fn sink(sink: Sink<'_>) -> Option<BaseMut<'_, bf16>> {
+        if let Sink::Bf16(base) = sink { Some(base) } else { None }
     }
     #[inline(always)]
-    unsafe fn store<S: Halves>(s: S, p: *mut bf16, v: S::V) {
-        // SAFETY: as the caller vouches.
-        unsafe { s.store_bf16(p, v) }
+    fn widen<S: Halves>(s: S, v: S::H) -> S::V {
+        s.of_bf16(v)
+    }
+    #[inline(always)]
+    fn narrow<S: Halves>(s: S, v: S::V) -> S::H {
+        s.to_bf16(v)
     }
 }
 
-/// The most lanes of a register.
-const MOST: usize = 16;
+// SAFETY (every block below): as the caller vouches; a half has two bytes.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl<H: Half> Stored<f32> for H {
+    const STREAMS: bool = false;
+    fn value(self) -> f32 {
+        self.to_f32()
+    }
+    fn zero() -> H {
+        H::ZERO
+    }
+    fn read(source: Source<'_>) -> Option<Base<'_, H>> {
+        H::source(source)
+    }
+    fn write(sink: Sink<'_>) -> Option<BaseMut<'_, H>> {
+        H::sink(sink)
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd<f32>>(s: S, p: *const H) -> S::V {
+        let single = s.single();
+        s.of_single(H::widen(single, unsafe { single.load_halves(p.cast()) }))
+    }
+    #[inline(always)]
+    unsafe fn load_or<S: Simd<f32>>(s: S, p: *const H, n: usize, fill: S::V) -> S::V {
+        debug_assert!(n <= S::N);
+        let single = s.single();
+        let v = H::widen(single, unsafe { single.load_first(p.cast(), n) });
+        s.of_single(single.first(n, v, s.to_single(fill)))
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd<f32>>(s: S, p: *mut H, v: S::V) {
+        let single = s.single();
+        unsafe { single.store_halves(p.cast(), H::narrow(single, s.to_single(v))) }
+    }
+    #[inline(always)]
+    unsafe fn store_n<S: Simd<f32>>(s: S, p: *mut H, n: usize, v: S::V) {
+        debug_assert!(n <= S::N);
+        let single = s.single();
+        unsafe { single.store_first(p.cast(), n, H::narrow(single, s.to_single(v))) }
+    }
+    #[inline(always)]
+    unsafe fn stream<S: Simd<f32>>(s: S, p: *mut H, v: S::V) {
+        unsafe { H::store(s, p, v) }
+    }
+}
 
 /// These elements as float32.
 #[inline(always)]
 pub(crate) fn widen<S: Halves, E: Half>(s: S, from: &[E], to: &mut [f32]) {
     assert_eq!(from.len(), to.len());
-    const { assert!(S::N <= MOST) };
-    let whole = from.len() / S::N * S::N;
     let mut i = 0;
-    while i < whole {
-        debug_assert!(i + S::N <= from.len());
-        let p = from.as_ptr().wrapping_add(i);
-        s.will_read(p.cast());
-        // SAFETY: a whole register is left of both.
-        unsafe { s.store(to.as_mut_ptr().add(i), E::load(s, p)) };
-        i += S::N;
-    }
-    let (from, to) = (&from[whole..], &mut to[whole..]);
-    if !from.is_empty() {
-        let (mut halves, mut floats) = ([E::ZERO; MOST], [f32::ZERO; MOST]);
-        halves[..from.len()].copy_from_slice(from);
-        // SAFETY: a register fits in either.
-        unsafe { s.store(floats.as_mut_ptr(), E::load(s, halves.as_ptr())) };
-        to.copy_from_slice(&floats[..from.len()]);
+    while i < from.len() {
+        let n = (from.len() - i).min(S::N);
+        let (p, to) = (from.as_ptr().wrapping_add(i), to.as_mut_ptr().wrapping_add(i));
+        s.will_read(p);
+        // SAFETY: so many are left of both.
+        unsafe {
+            if n == S::N {
+                s.store(to, E::widen(s, s.load_halves(p.cast())));
+            } else {
+                s.store_n(to, n, E::widen(s, s.load_first(p.cast(), n)));
+            }
+        }
+        i += n;
     }
 }
 
@@ -98,23 +165,20 @@ pub(crate) fn widen<S: Halves, E: Half>(s: S, from: &[E], to: &mut [f32]) {
 #[inline(always)]
 pub(crate) fn narrow<S: Halves, E: Half>(s: S, from: &[f32], to: &mut [E]) {
     assert_eq!(from.len(), to.len());
-    const { assert!(S::N <= MOST) };
-    let whole = from.len() / S::N * S::N;
+    let zero = s.splat(f32::ZERO);
     let mut i = 0;
-    while i < whole {
-        debug_assert!(i + S::N <= to.len());
-        let p = to.as_mut_ptr().wrapping_add(i);
-        s.will_write(p.cast());
-        // SAFETY: a whole register is left of both.
-        unsafe { E::store(s, p, s.load(from.as_ptr().add(i))) };
-        i += S::N;
-    }
-    let (from, to) = (&from[whole..], &mut to[whole..]);
-    if !from.is_empty() {
-        let (mut halves, mut floats) = ([E::ZERO; MOST], [f32::ZERO; MOST]);
-        floats[..from.len()].copy_from_slice(from);
-        // SAFETY: a register fits in either.
-        unsafe { E::store(s, halves.as_mut_ptr(), s.load(floats.as_ptr())) };
-        to.copy_from_slice(&halves[..to.len()]);
+    while i < from.len() {
+        let n = (from.len() - i).min(S::N);
+        let (p, to) = (from.as_ptr().wrapping_add(i), to.as_mut_ptr().wrapping_add(i));
+        s.will_write(to);
+        // SAFETY: so many are left of both.
+        unsafe {
+            if n == S::N {
+                s.store_halves(to.cast(), E::narrow(s, s.load(p)));
+            } else {
+                s.store_first(to.cast(), n, E::narrow(s, s.load_or(p, n, zero)));
+            }
+        }
+        i += n;
     }
 }

@@ -4,7 +4,7 @@
 use std::mem::MaybeUninit;
 
 use super::loops::{add_wide, half_fold, load};
-use super::{Behind, Fold, Lines, LinesMut, Real, Simd, Wide};
+use super::{Behind, Fold, Lines, LinesMut, Real, Simd, Stored, Wide};
 
 /// Lines whose sums are taken together.
 pub(crate) const AT_ONCE: usize = 16;
@@ -14,16 +14,16 @@ pub(crate) const AT_ONCE: usize = 16;
 /// needs of a line, and what tails are filled with, of which `f` must make zeros. The `B` terms that `g` makes are added
 /// to `beside`, element by element. `behind` follows.
 #[inline(always)]
-pub(crate) fn line_sums<T: Real, S: Simd<T>, P: Copy, const K: usize, const M: usize, const B: usize>(
+pub(crate) fn line_sums<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usize, const M: usize, const B: usize>(
     s: S,
-    lines: [Lines<T>; K],
+    lines: [Lines<E>; K],
     beside: [LinesMut<T>; B],
     behind: &mut impl Behind,
     along: impl Fn(usize) -> ([T; K], P),
     f: impl Fn([S::V; K], P) -> [S::V; M],
     g: impl Fn([S::V; K], P) -> [S::V; B],
 ) -> [[f64; AT_ONCE]; M] {
-    assert!(lines.iter().all(|of| of.is_like(lines[0])) && beside.iter().all(|of| of.shape().is_like(lines[0])));
+    assert!(lines.iter().all(|of| of.is_like(lines[0])) && beside.iter().all(|of| lines[0].is_like(of.shape())));
     let (rows, count, len) = (lines[0].rows(), lines[0].lines(), lines[0].len());
     assert!(rows > 0 && len > 0 && count <= AT_ONCE);
     let registers = T::LANES / S::N;
@@ -120,10 +120,10 @@ pub(crate) fn line_sums<T: Real, S: Simd<T>, P: Copy, const K: usize, const M: u
 
 /// `out = f(lines, parameters)`, run by run; `along` gives the parameters of a line. An input may be the output's memory.
 #[inline(always)]
-pub(crate) fn map_lines<T: Real, S: Simd<T>, P: Copy, const K: usize>(
+pub(crate) fn map_lines<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usize>(
     s: S,
-    lines: [Lines<T>; K],
-    out: &LinesMut<T>,
+    lines: [Lines<E>; K],
+    out: &LinesMut<E>,
     along: impl Fn(usize) -> P,
     f: impl Fn([S::V; K], P) -> S::V,
 ) {
@@ -140,10 +140,10 @@ pub(crate) fn map_lines<T: Real, S: Simd<T>, P: Copy, const K: usize>(
 /// # Safety
 /// So many elements are readable from each of `from` on, and writable from `to` on.
 #[inline(always)]
-pub(super) unsafe fn map_run<T: Real, S: Simd<T>, P: Copy, const K: usize>(
+pub(super) unsafe fn map_run<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usize>(
     s: S,
-    from: [*const T; K],
-    to: *mut T,
+    from: [*const E; K],
+    to: *mut E,
     len: usize,
     of: P,
     f: &impl Fn([S::V; K], P) -> S::V,
@@ -154,12 +154,12 @@ pub(super) unsafe fn map_run<T: Real, S: Simd<T>, P: Copy, const K: usize>(
     unsafe {
         while i + S::N <= len {
             s.will_write(to.add(i));
-            s.store(to.add(i), f(load(s, &from, i, S::N, &zeros), of));
+            E::store(s, to.add(i), f(load(s, &from, i, S::N, &zeros), of));
             i += S::N;
         }
         if i < len {
             debug_assert!(len - i < S::N);
-            s.store_n(to.add(i), len - i, f(load(s, &from, i, len - i, &zeros), of));
+            E::store_n(s, to.add(i), len - i, f(load(s, &from, i, len - i, &zeros), of));
         }
     }
 }

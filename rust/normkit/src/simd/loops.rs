@@ -1,7 +1,7 @@
 //! The three loops that every kernel is made of, safe to call on tiles of one shape.
 #![allow(clippy::needless_range_loop, reason = "registers of several accumulators are indexed together")]
 
-use super::{Behind, Fold, LINE, Real, Simd, Tile, TileMut, Wide, inlined};
+use super::{Behind, Fold, LINE, Real, Simd, Stored, Tile, TileMut, Wide, inlined};
 
 /// Rows summed in registers before they are added to a column's accumulator: the two levels of [`columns`].
 const GROUP: usize = 4;
@@ -20,9 +20,9 @@ fn assert_shapes<T: Copy, const K: usize>(tiles: &[Tile<T>; K]) {
 /// # Safety
 /// `i + n <= len` for each of `rows`' runs, and `n <= N`.
 #[inline(always)]
-pub(super) unsafe fn load<T: Real, S: Simd<T>, const K: usize>(
+pub(super) unsafe fn load<T: Real, E: Stored<T>, S: Simd<T>, const K: usize>(
     s: S,
-    rows: &[*const T; K],
+    rows: &[*const E; K],
     i: usize,
     n: usize,
     fill: &[S::V; K],
@@ -31,7 +31,8 @@ pub(super) unsafe fn load<T: Real, S: Simd<T>, const K: usize>(
     let mut vectors = *fill;
     for k in 0..K {
         // SAFETY: the caller vouches for the run.
-        vectors[k] = unsafe { if n == S::N { s.load(rows[k].add(i)) } else { s.load_or(rows[k].add(i), n, fill[k]) } };
+        vectors[k] =
+            unsafe { if n == S::N { E::load(s, rows[k].add(i)) } else { E::load_or(s, rows[k].add(i), n, fill[k]) } };
     }
     vectors
 }
@@ -40,17 +41,17 @@ pub(super) unsafe fn load<T: Real, S: Simd<T>, const K: usize>(
 /// # Safety
 /// `p..p + n` is writable, and `n <= N`.
 #[inline(always)]
-unsafe fn store<T: Real, S: Simd<T>>(s: S, p: *mut T, n: usize, v: S::V) {
+unsafe fn store<T: Real, E: Stored<T>, S: Simd<T>>(s: S, p: *mut E, n: usize, v: S::V) {
     // SAFETY: the caller vouches for it.
-    unsafe { if n == S::N { s.store(p, v) } else { s.store_n(p, n, v) } }
+    unsafe { if n == S::N { E::store(s, p, v) } else { E::store_n(s, p, n, v) } }
 }
 
 /// Sums of the `M` terms `f` over all elements of `tiles`, in [`Real::LANES`] virtual lanes with two levels, the
 /// second in float64, folded by the fixed tree. Tails are filled with `fill`: `f(fill)` must be zero. `behind` follows.
 #[inline(always)]
-pub(crate) fn lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
+pub(crate) fn lanes<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const M: usize>(
     s: S,
-    tiles: [Tile<T>; K],
+    tiles: [Tile<E>; K],
     fill: [T; K],
     behind: &mut impl Behind,
     f: impl Fn([S::V; K]) -> [S::V; M],
@@ -144,9 +145,9 @@ pub(super) fn half_fold<T: Real, S: Simd<T>>(s: S, mut sum: Wide<T, S>) -> <S::D
 
 /// [`lanes`] for short runs: the same sums with little around them, flushed after each run.
 #[inline(always)]
-pub(crate) fn short_lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
+pub(crate) fn short_lanes<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const M: usize>(
     s: S,
-    tiles: [Tile<T>; K],
+    tiles: [Tile<E>; K],
     fill: [T; K],
     f: impl Fn([S::V; K]) -> [S::V; M],
 ) -> [f64; M] {
@@ -203,9 +204,17 @@ pub(crate) fn short_lanes<T: Real, S: Simd<T>, const K: usize, const M: usize>(
 /// takes from the last `L` sums is kept in `lost` and given back (Kahan 1965): beside a large term, many small ones are
 /// all rounded the same way.
 #[inline(always)]
-pub(crate) fn columns<T: Real, S: Simd<T>, const K: usize, const J: usize, const M: usize, const L: usize>(
+pub(crate) fn columns<
+    T: Real,
+    E: Stored<T>,
+    S: Simd<T>,
+    const K: usize,
+    const J: usize,
+    const M: usize,
+    const L: usize,
+>(
     s: S,
-    tiles: [Tile<T>; K],
+    tiles: [Tile<E>; K],
     along: [&[T]; J],
     sums: [&mut [T]; M],
     lost: [&mut [T]; L],
@@ -223,11 +232,11 @@ pub(crate) fn columns<T: Real, S: Simd<T>, const K: usize, const J: usize, const
     while r < rows {
         if rows - r >= GROUP {
             // SAFETY: all runs have `len` elements, asserted above.
-            unsafe { column_group::<T, S, K, J, M, L, GROUP>(s, &tiles, r, len, &along, &sums, &lost, &f) };
+            unsafe { column_group::<T, E, S, K, J, M, L, GROUP>(s, &tiles, r, len, &along, &sums, &lost, &f) };
             r += GROUP;
         } else {
             // SAFETY: as above.
-            unsafe { column_group::<T, S, K, J, M, L, 1>(s, &tiles, r, len, &along, &sums, &lost, &f) };
+            unsafe { column_group::<T, E, S, K, J, M, L, 1>(s, &tiles, r, len, &along, &sums, &lost, &f) };
             r += 1;
         }
     }
@@ -239,6 +248,7 @@ pub(crate) fn columns<T: Real, S: Simd<T>, const K: usize, const J: usize, const
 #[inline(always)]
 unsafe fn column_group<
     T: Real,
+    E: Stored<T>,
     S: Simd<T>,
     const K: usize,
     const J: usize,
@@ -247,7 +257,7 @@ unsafe fn column_group<
     const G: usize,
 >(
     s: S,
-    tiles: &[Tile<T>; K],
+    tiles: &[Tile<E>; K],
     r: usize,
     len: usize,
     along: &[*const T; J],
@@ -257,7 +267,7 @@ unsafe fn column_group<
 ) {
     debug_assert!(tiles.iter().all(|tile| r + G <= tile.rows() && len <= tile.len()));
     let zero = s.splat(T::ZERO);
-    let rows: [[*const T; K]; G] = std::array::from_fn(
+    let rows: [[*const E; K]; G] = std::array::from_fn(
         #[inline(always)]
         |g| {
             std::array::from_fn(
@@ -316,14 +326,15 @@ unsafe fn column_group<
 /// caches. An input may be the output's memory. `HEAVY`: `f` is long, so that one copy of its code is
 /// enough.
 #[inline(always)]
-pub(crate) fn map<T: Real, S: Simd<T>, const K: usize, const J: usize, const HEAVY: bool>(
+pub(crate) fn map<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const J: usize, const HEAVY: bool>(
     s: S,
-    tiles: [Tile<T>; K],
+    tiles: [Tile<E>; K],
     along: [&[T]; J],
-    out: TileMut<T>,
+    out: TileMut<E>,
     stream: bool,
     f: impl Fn([S::V; K], [S::V; J]) -> S::V,
 ) {
+    debug_assert!(E::STREAMS || !stream);
     let len = out.len();
     assert!(tiles.iter().all(|tile| tile.rows() == out.rows() && tile.len() == len));
     assert!(along.iter().all(|a| a.len() >= len));
@@ -343,23 +354,23 @@ pub(crate) fn map<T: Real, S: Simd<T>, const K: usize, const J: usize, const HEA
         // SAFETY: all indices stay below len, the length of every run.
         unsafe {
             let mut i = 0;
-            let width = if stream { LINE } else { S::N * size_of::<T>() };
+            let width = if stream { LINE } else { S::N * size_of::<E>() };
             let past = to.addr() % width;
-            if !HEAVY && (stream || len >= PEEL) && past != 0 && past.is_multiple_of(size_of::<T>()) {
+            if !HEAVY && (stream || len >= PEEL) && past != 0 && past.is_multiple_of(size_of::<E>()) {
                 // A store across two lines costs as much as two; a streamed one must not.
-                let head = ((width - past) / size_of::<T>()).min(len);
+                let head = ((width - past) / size_of::<E>()).min(len);
                 while i < head {
                     let n = (head - i).min(S::N);
-                    s.store_n(to.add(i), n, value(i, n));
+                    E::store_n(s, to.add(i), n, value(i, n));
                     i += n;
                 }
             }
             if !HEAVY && stream && to.add(i).addr().is_multiple_of(LINE) {
-                let line = LINE / size_of::<T>();
+                let line = LINE / size_of::<E>();
                 while i + 2 * line <= len {
                     let mut j = 0;
                     while j < 2 * line {
-                        s.stream(to.add(i + j), value(i + j, S::N));
+                        E::stream(s, to.add(i + j), value(i + j, S::N));
                         j += S::N;
                     }
                     i += 2 * line;
@@ -368,7 +379,7 @@ pub(crate) fn map<T: Real, S: Simd<T>, const K: usize, const J: usize, const HEA
             while !HEAVY && i + 4 * S::N <= len {
                 for u in 0..4 {
                     s.will_write(to.add(i + u * S::N));
-                    s.store(to.add(i + u * S::N), value(i + u * S::N, S::N));
+                    E::store(s, to.add(i + u * S::N), value(i + u * S::N, S::N));
                 }
                 i += 4 * S::N;
             }

@@ -19,6 +19,7 @@ mod halves;
 mod isa;
 mod lines;
 mod loops;
+mod stored;
 mod tile;
 
 #[cfg(target_arch = "x86_64")]
@@ -34,11 +35,12 @@ pub(crate) use aligned::Aligned;
 pub use behind::Behind;
 pub(crate) use behind::{Each, Follower, Lockstep, Waiting};
 pub use halves::Halves;
-pub(crate) use halves::{narrow, widen};
+pub(crate) use halves::{Half, narrow, widen};
 pub use isa::Isa;
 pub use isa::force;
 pub(crate) use lines::{AT_ONCE, line_sums, map_lines};
 pub(crate) use loops::{columns, lanes, map, short_lanes};
+pub use stored::Stored;
 pub use tile::{Base, BaseMut};
 pub use tile::{Lines, LinesMut, Tile, TileMut};
 
@@ -122,6 +124,14 @@ pub trait Simd<T: Real>: Copy + 'static {
     fn double(self) -> Self::Double;
     /// The token of float32.
     fn single(self) -> Self::Single;
+    /// A vector of float32, which this one is.
+    fn of_single(self, _v: <Self::Single as Simd<f32>>::V) -> Self::V {
+        unreachable!("nothing that is computed in float64 is stored as halves")
+    }
+    /// This vector, which is one of float32.
+    fn to_single(self, _v: Self::V) -> <Self::Single as Simd<f32>>::V {
+        unreachable!("nothing that is computed in float64 is stored as halves")
+    }
     /// The virtual lanes as float64: of float32 the second half is added to the first.
     fn widen(self, lanes: Self::Lanes) -> Wide<T, Self>;
 
@@ -151,7 +161,7 @@ pub trait Simd<T: Real>: Copy + 'static {
     unsafe fn stream(self, p: *mut T, v: Self::V);
     /// Asks for the memory [`AHEAD`] of `p`, which will be read; any address will do.
     #[inline(always)]
-    fn will_read(self, p: *const T) {
+    fn will_read<E>(self, p: *const E) {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -163,7 +173,7 @@ pub trait Simd<T: Real>: Copy + 'static {
     }
     /// Asks for the memory at `p` to be in the second-level cache when it is read, a while from now; any address will do.
     #[inline(always)]
-    fn will_need_here(self, p: *const T) {
+    fn will_need_here<E>(self, p: *const E) {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
@@ -176,7 +186,7 @@ pub trait Simd<T: Real>: Copy + 'static {
     /// Asks for the memory [`AHEAD`] of `p`, which will be written: processors fetch ahead for loads, but a store waits
     /// for its line.
     #[inline(always)]
-    fn will_write(self, p: *mut T) {
+    fn will_write<E>(self, p: *mut E) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: it is a hint, never a fault, and nothing where a processor does not have it. (`_mm_prefetch` gives this
         // instruction to crates alone that are compiled for processors which have it.)

@@ -7,7 +7,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::Real;
+use super::{Real, Stored};
 
 /// Where an array begins, to read.
 #[derive(Clone, Copy)]
@@ -433,15 +433,18 @@ impl<'a, T: Copy> TileMut<'a, T> {
     }
 }
 
-impl<T: Real> TileMut<'_, T> {
+impl<E> TileMut<'_, E> {
     /// Writes 0 where the mask has 0.
-    pub(crate) fn clear_unless(&mut self, mask: Tile<T>) {
+    pub(crate) fn clear_unless<T: Real>(&mut self, mask: Tile<T>)
+    where
+        E: Stored<T>,
+    {
         assert!(mask.rows() == self.rows && mask.len() == self.len);
         for r in 0..self.rows {
             for i in (0..self.len).filter(|&i| mask.get(r, i) == T::ZERO) {
                 debug_assert!(r < self.rows && i < self.len);
                 // SAFETY: within the rectangle, as both loops end with it.
-                unsafe { self.row(r).add(i).write(T::ZERO) };
+                unsafe { self.row(r).add(i).write(E::zero()) };
             }
         }
     }

@@ -120,6 +120,30 @@ fn halves() {
     }
 }
 
+/// Halves that are worked on in place, and halves that are copied through a block.
+#[test]
+fn halves_in_place() {
+    fn check<E: Float>(case: &Case, values: Values) {
+        let _lock = configure(2, Isa::current().expect("valid"));
+        let [in_place, copied] = [1, 2].map(|step| {
+            let mut layout = Layout::dense(case.shape.len());
+            layout.step[case.shape.len() - 1] = step;
+            let x = Array::<E>::new(case.shape, &layout, |i| values.at::<E>(1, i));
+            let dy = Array::<E>::new(case.shape, &layout, |i| normal(2, i));
+            results(case, &x, &dy, &layout)
+        });
+        for ((name, one), (_, other)) in in_place.iter().zip(&copied) {
+            assert!(one == other, "{name}: {case:?} {values:?}");
+        }
+    }
+    for case in CASES.iter().chain(&LARGE[3..5]) {
+        for values in [Values::Normal, Values::Mean(100.0), Values::Constant(0.1), Values::Huge, Values::Subnormal] {
+            check::<f16>(case, values);
+            check::<bf16>(case, values);
+        }
+    }
+}
+
 /// Batch norm's grid.
 fn grid(case: &Case) -> Grid {
     let (n, c) = (case.shape[0], case.channels());
