@@ -173,15 +173,11 @@ class SyncBatchNorm(BatchNorm):
         y, self._cache = self._forward(x, out)
         return y
 
-    def _forward(
-        self,
-        x: NDArray[Any],
-        out: NDArray[Any] | None,
-        residual: NDArray[Any] | None = None,
-        mask: NDArray[np.bool_] | None = None,
+    def _forward(  # type: ignore[override, unused-ignore] # as `__call__`
+        self, x: NDArray[Any], out: NDArray[Any] | None, *_none: None
     ) -> tuple[NDArray[Any], Any]:
         if not self.training and self.running_mean is not None:
-            return super()._forward(x, out, residual, mask)
+            return super()._forward(x, out)
 
         total = self.merged_over_ranks(lambda: self._local_moments(x, out))
         if total.count == 0:  # no rank has anything to send in backward, either

@@ -131,8 +131,9 @@ class _Observer:
         out: NDArray[Any] | None,
         residual: NDArray[Any] | None = None,
         mask: NDArray[np.bool_] | None = None,
+        *more: Any,
     ) -> tuple[NDArray[Any], Any]:
-        result = self.forward(x, out, residual, mask)  # first, because it checks all of them
+        result = self.forward(x, out, residual, mask, *more)  # first, because it checks all of them
         channels = self.layer.axis % x.ndim
         if mask is None:
             new = moments(x, tuple(axis for axis in range(x.ndim) if axis != channels))

@@ -34,8 +34,8 @@ class Layer(Module, ABC):
         """Refuse an input shape that does not fit the layer, where no check of the function would notice."""
 
     @abstractmethod
-    def _forward(self, *args: Any, **kwargs: Any) -> tuple[NDArray[Any], Any]:
-        """Take `x`, `out` and, in order, what else the call takes, None included; return `(y, cache)`."""
+    def _forward(self, *args: Any) -> tuple[NDArray[Any], Any]:
+        """Take `x`, `out` and, in order, what else the call takes: residual, mask, or None; return `(y, cache)`."""
 
     @abstractmethod
     def _backward(self, dy: NDArray[Any], cache: Any, out: NDArray[Any] | None) -> Any:

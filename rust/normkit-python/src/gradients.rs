@@ -15,9 +15,10 @@ pub(crate) fn named<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     static CLASSES: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     let classes = CLASSES.get_or_try_init(py, || py.import("normkit._gradients").map(Bound::unbind))?;
-    let class = classes.bind(py).getattr(class)?;
+    let (class, fields) = (classes.bind(py).getattr(class)?, fields.into_pyobject(py)?);
+    debug_assert_eq!(class.getattr("_fields").and_then(|names| names.len()).ok(), Some(fields.len()));
     // As the class itself does, but for a call of Python code.
-    py.get_type::<PyTuple>().call_method1(intern!(py, "__new__"), (class, fields.into_pyobject(py)?))
+    py.get_type::<PyTuple>().call_method1(intern!(py, "__new__"), (class, fields))
 }
 
 /// That of a norm, with the residual's where there is one.

@@ -3,11 +3,10 @@
 use normkit::{SingularTriple, Standardized, shape_text};
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyTuple, PyType};
 
 use crate::arguments::{Arg, compute, describe, integer, type_error, value_error};
 use crate::arrays::{Array, Channels, Output, Parameter, statistics, with_element};
+use crate::gradients::named;
 
 /// An axis of the weight called `name`.
 fn axis(function: &str, name: &str, dim: i64, weight: &Array) -> PyResult<usize> {
@@ -217,7 +216,6 @@ pub(crate) fn weight_norm_backward<'py>(
     out: Arg<'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     const NAME: &str = "weight_norm_backward";
-    static GRADIENTS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let Ok(cache) = cache.cast::<WeightNormCache>() else {
         return Err(type_error(NAME, "cache", "be the cache of weight_norm", describe(cache)));
     };
@@ -232,8 +230,7 @@ pub(crate) fn weight_norm_backward<'py>(
         compute(py, NAME, v.bytes(), move || normkit::weight_norm_backward(&dw, &from, dim, g, norm, &mut to))
     }))?;
     let dg = cache.g.like(py, &dg)?;
-    let class = GRADIENTS.import(py, "normkit._gradients", "WeightNormGradients")?;
-    class.call1((dv.finish()?, dg))
+    named(py, "WeightNormGradients", (dv.finish()?, dg))
 }
 
 /// What the backward pass of a spectral norm needs: a reference to the weight, and what the power iteration has found.
@@ -602,7 +599,6 @@ pub(crate) fn scaled_weight_standardization_backward<'py>(
     out: Arg<'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     const NAME: &str = "scaled_weight_standardization_backward";
-    static GRADIENTS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let Ok(cache) = cache.cast::<ScaledWeightStandardizationCache>() else {
         return Err(type_error(NAME, "cache", "be the cache of scaled_weight_standardization", describe(cache)));
     };
@@ -620,6 +616,5 @@ pub(crate) fn scaled_weight_standardization_backward<'py>(
         })
     }))?;
     let dgain = cache.gain.as_ref().map(|p| p.like(py, &dgain)).transpose()?;
-    let class = GRADIENTS.import(py, "normkit._gradients", "ScaledWeightStandardizationGradients")?;
-    class.call1(PyTuple::new(py, [Some(dweight.finish()?), dgain])?)
+    named(py, "ScaledWeightStandardizationGradients", (dweight.finish()?, dgain))
 }

@@ -27,7 +27,7 @@ pub struct Application<'a, T, const K: usize> {
 }
 
 impl<T: Real, const K: usize> Application<'_, T, K> {
-    /// Whether all memory is used in place.
+    /// Whether all memory holds these elements, and is used in place.
     pub(super) fn is_direct<E: Stored<T>>(&self) -> bool {
         let outputs = self.out.is_direct::<E>() && self.second.as_ref().is_none_or(Output::is_direct::<E>);
         outputs && self.mask.is_none() && self.inputs.iter().all(Input::is_direct::<E>)
@@ -152,7 +152,7 @@ impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: u
     fn eval<S: Simd<T>>(mut self, s: S) {
         let (cut, grid, w) = (self.cut, &self.application.grid, self.piece.1.clone());
         let steps = self.application.steps::<E>();
-        self.stream &= E::STREAMS && self.application.is_direct::<E>();
+        self.stream &= self.application.is_direct::<E>();
         if grid.columns && !grid.in_lines() {
             let pattern = Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold };
             expand(pattern, self.cells, &mut self.scratch.columns);

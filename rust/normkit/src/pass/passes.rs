@@ -82,7 +82,7 @@ impl Forms for f64 {
 macro_rules! passes {
     (
         types $first:ty, $second:ty;
-        in_place { $($place:ident: $Place:ty, $place_doc:literal;)* }
+        over_any { $($place:ident: $Place:ty, $place_doc:literal;)* }
         passes { $($pass:ident: $Pass:ty, $pass_doc:literal;)* }
         applications { $($apply:ident: $K:literal, $Cell:ty, $apply_doc:literal;)* }
     ) => {
@@ -94,10 +94,10 @@ macro_rules! passes {
             fn runs(pass: &Runs<Self>, isa: Isa, plan: &Plan) -> Result<()>;
             $(#[doc = $apply_doc] fn $apply(apply: &Application<Self, $K>, isa: Isa, plan: &Plan, cells: &[$Cell]) -> Result<()>;)*
         }
-        passes! { impl $first; in_place { $($place: $Place;)* } passes { $($pass: $Pass;)* } applications { $($apply: $K, $Cell;)* } }
-        passes! { impl $second; in_place { $($place: $Place;)* } passes { $($pass: $Pass;)* } applications { $($apply: $K, $Cell;)* } }
+        passes! { impl $first; over_any { $($place: $Place;)* } passes { $($pass: $Pass;)* } applications { $($apply: $K, $Cell;)* } }
+        passes! { impl $second; over_any { $($place: $Place;)* } passes { $($pass: $Pass;)* } applications { $($apply: $K, $Cell;)* } }
     };
-    (impl $T:ty; in_place { $($place:ident: $Place:ty;)* } passes { $($pass:ident: $Pass:ty;)* } applications { $($apply:ident: $K:literal, $Cell:ty;)* }) => {
+    (impl $T:ty; over_any { $($place:ident: $Place:ty;)* } passes { $($pass:ident: $Pass:ty;)* } applications { $($apply:ident: $K:literal, $Cell:ty;)* }) => {
         impl Passes for $T {
             $(fn $place(pass: &$Place, isa: Isa, plan: &Plan) -> Result<()> { <$T>::over((pass, isa, plan)) })*
             $(fn $pass(pass: &$Pass, isa: Isa, plan: &Plan) -> Result<()> { pass.run::<$T>(isa, plan) })*
@@ -111,7 +111,7 @@ macro_rules! passes {
 
 passes! {
     types f32, f64;
-    in_place {
+    over_any {
     forward: Forward<Self, Affine<Self>, 1>, "y of x.";
     backward: Backward<Self, OfAffine, GradAffine<Self>, 2, 2, 5>, "dx of x and dy.";
     }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::isa::on_avx2;
-use super::{Fold, Halves, Kernel, Simd};
+use super::{Fold, Halves, Kernel, ONLY_SINGLE, Simd};
 
 /// The processor has AVX2 and F16C.
 #[derive(Clone, Copy)]
@@ -179,6 +179,12 @@ impl Simd<f64> for Avx2 {
     fn single(self) -> Avx2 {
         self
     }
+    fn of_single(self, _v: __m256) -> __m256d {
+        unreachable!("{ONLY_SINGLE}")
+    }
+    fn to_single(self, _v: __m256d) -> __m256 {
+        unreachable!("{ONLY_SINGLE}")
+    }
     #[inline(always)]
     fn widen(self, lanes: [__m256d; 4]) -> [__m256d; 4] {
         lanes
@@ -283,6 +289,11 @@ impl Halves for Avx2 {
     #[inline(always)]
     unsafe fn store_halves(self, p: *mut u16, v: __m128i) {
         unsafe { _mm_storeu_si128(p.cast(), v) }
+    }
+    #[inline(always)]
+    unsafe fn stream_halves(self, p: *mut u16, v: __m128i) {
+        debug_assert!(p.addr().is_multiple_of(16));
+        unsafe { _mm_stream_si128(p.cast(), v) }
     }
     #[inline(always)]
     unsafe fn store_first(self, p: *mut u16, n: usize, v: __m128i) {

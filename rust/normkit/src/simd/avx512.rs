@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::avx2::fold_pd;
 use super::isa::on_avx512;
-use super::{AT_ONCE, Fold, Halves, Kernel, Simd};
+use super::{AT_ONCE, Fold, Halves, Kernel, ONLY_SINGLE, Simd};
 
 /// The processor has AVX-512 F, VL, DQ and BW.
 #[derive(Clone, Copy)]
@@ -140,6 +140,12 @@ impl Simd<f64> for Avx512 {
     fn single(self) -> Avx512 {
         self
     }
+    fn of_single(self, _v: __m512) -> __m512d {
+        unreachable!("{ONLY_SINGLE}")
+    }
+    fn to_single(self, _v: __m512d) -> __m512 {
+        unreachable!("{ONLY_SINGLE}")
+    }
     #[inline(always)]
     fn widen(self, lanes: [__m512d; 2]) -> [__m512d; 2] {
         lanes
@@ -268,6 +274,11 @@ impl Halves for Avx512 {
     #[inline(always)]
     unsafe fn store_halves(self, p: *mut u16, v: __m256i) {
         unsafe { _mm256_storeu_si256(p.cast(), v) }
+    }
+    #[inline(always)]
+    unsafe fn stream_halves(self, p: *mut u16, v: __m256i) {
+        debug_assert!(p.addr().is_multiple_of(32));
+        unsafe { _mm256_stream_si256(p.cast(), v) }
     }
     #[inline(always)]
     unsafe fn store_first(self, p: *mut u16, n: usize, v: __m256i) {

@@ -4,7 +4,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use wide::{f32x4, f64x2};
 
-use super::{Fold, Halves, Kernel, Simd};
+use super::{Fold, Halves, Kernel, ONLY_SINGLE, Simd};
 
 /// Needs nothing beyond what the target guarantees.
 #[derive(Clone, Copy)]
@@ -150,6 +150,12 @@ impl Simd<f64> for Baseline {
     fn single(self) -> Baseline {
         self
     }
+    fn of_single(self, _v: f32x4) -> f64x2 {
+        unreachable!("{ONLY_SINGLE}")
+    }
+    fn to_single(self, _v: f64x2) -> f32x4 {
+        unreachable!("{ONLY_SINGLE}")
+    }
     #[inline(always)]
     fn widen(self, lanes: [f64x2; 8]) -> [f64x2; 8] {
         lanes
@@ -268,6 +274,10 @@ impl Halves for Baseline {
     #[inline(always)]
     unsafe fn store_halves(self, p: *mut u16, v: [u16; 4]) {
         unsafe { p.cast::<[u16; 4]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn stream_halves(self, p: *mut u16, v: [u16; 4]) {
+        unsafe { self.store_halves(p, v) }
     }
     #[inline(always)]
     unsafe fn store_first(self, p: *mut u16, n: usize, v: [u16; 4]) {

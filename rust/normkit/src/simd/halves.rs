@@ -21,6 +21,10 @@ pub trait Halves: Simd<f32> {
     /// # Safety
     /// `p..p + N` is writable.
     unsafe fn store_halves(self, p: *mut u16, v: Self::H);
+    /// Store `N` of them past the caches, where there is such a store.
+    /// # Safety
+    /// `p..p + N` is writable and `p` is aligned to the register.
+    unsafe fn stream_halves(self, p: *mut u16, v: Self::H);
     /// Store the first `n`.
     /// # Safety
     /// `n <= N` and `p..p + n` is writable.
@@ -55,6 +59,7 @@ pub(crate) trait Half: Copy + Send + Sync + 'static {
 
 impl Half for f16 {
     const ZERO: f16 = f16::ZERO;
+    #[inline(always)]
     fn to_f32(self) -> f32 {
         f16::to_f32(self)
     }
@@ -76,8 +81,9 @@ impl Half for f16 {
 
 impl Half for bf16 {
     const ZERO: bf16 = bf16::ZERO;
+    #[inline(always)]
     fn to_f32(self) -> f32 {
-        bf16::to_f32(self)
+        f32::from_bits(u32::from(self.to_bits()) << 16)
     }
     fn source(source: Source<'_>) -> Option<Base<'_, bf16>> {
         if let Source::Bf16(base) = source { Some(base) } else { None }
@@ -95,10 +101,23 @@ impl Half for bf16 {
     }
 }
 
+/// The bits of halves.
+#[inline(always)]
+fn halves<H: Half>(p: *const H) -> *const u16 {
+    const { assert!(size_of::<H>() == size_of::<u16>() && align_of::<H>() == align_of::<u16>()) };
+    p.cast()
+}
+
+/// The same, to write.
+#[inline(always)]
+fn halves_mut<H: Half>(p: *mut H) -> *mut u16 {
+    halves(p.cast_const()).cast_mut()
+}
+
 // SAFETY (every block below): as the caller vouches; a half has two bytes.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl<H: Half> Stored<f32> for H {
-    const STREAMS: bool = false;
+    #[inline(always)]
     fn value(self) -> f32 {
         self.to_f32()
     }
@@ -114,36 +133,38 @@ impl<H: Half> Stored<f32> for H {
     #[inline(always)]
     unsafe fn load<S: Simd<f32>>(s: S, p: *const H) -> S::V {
         let single = s.single();
-        s.of_single(H::widen(single, unsafe { single.load_halves(p.cast()) }))
+        s.of_single(H::widen(single, unsafe { single.load_halves(halves(p)) }))
     }
     #[inline(always)]
     unsafe fn load_or<S: Simd<f32>>(s: S, p: *const H, n: usize, fill: S::V) -> S::V {
         debug_assert!(n <= S::N);
         let single = s.single();
-        let v = H::widen(single, unsafe { single.load_first(p.cast(), n) });
+        let v = H::widen(single, unsafe { single.load_first(halves(p), n) });
         s.of_single(single.first(n, v, s.to_single(fill)))
     }
     #[inline(always)]
     unsafe fn store<S: Simd<f32>>(s: S, p: *mut H, v: S::V) {
         let single = s.single();
-        unsafe { single.store_halves(p.cast(), H::narrow(single, s.to_single(v))) }
+        unsafe { single.store_halves(halves_mut(p), H::narrow(single, s.to_single(v))) }
     }
     #[inline(always)]
     unsafe fn store_n<S: Simd<f32>>(s: S, p: *mut H, n: usize, v: S::V) {
         debug_assert!(n <= S::N);
         let single = s.single();
-        unsafe { single.store_first(p.cast(), n, H::narrow(single, s.to_single(v))) }
+        unsafe { single.store_first(halves_mut(p), n, H::narrow(single, s.to_single(v))) }
     }
     #[inline(always)]
     unsafe fn stream<S: Simd<f32>>(s: S, p: *mut H, v: S::V) {
-        unsafe { H::store(s, p, v) }
+        let single = s.single();
+        unsafe { single.stream_halves(halves_mut(p), H::narrow(single, s.to_single(v))) }
     }
 }
 
 /// These elements as float32.
 #[inline(always)]
-pub(crate) fn widen<S: Halves, E: Half>(s: S, from: &[E], to: &mut [f32]) {
+pub(crate) fn widen<S: Halves, E: Stored<f32>>(s: S, from: &[E], to: &mut [f32]) {
     assert_eq!(from.len(), to.len());
+    let zero = s.splat(f32::ZERO);
     let mut i = 0;
     while i < from.len() {
         let n = (from.len() - i).min(S::N);
@@ -152,9 +173,9 @@ pub(crate) fn widen<S: Halves, E: Half>(s: S, from: &[E], to: &mut [f32]) {
         // SAFETY: so many are left of both.
         unsafe {
             if n == S::N {
-                s.store(to, E::widen(s, s.load_halves(p.cast())));
+                s.store(to, E::load(s, p));
             } else {
-                s.store_n(to, n, E::widen(s, s.load_first(p.cast(), n)));
+                s.store_n(to, n, E::load_or(s, p, n, zero));
             }
         }
         i += n;
@@ -163,7 +184,7 @@ pub(crate) fn widen<S: Halves, E: Half>(s: S, from: &[E], to: &mut [f32]) {
 
 /// Rounds to these elements.
 #[inline(always)]
-pub(crate) fn narrow<S: Halves, E: Half>(s: S, from: &[f32], to: &mut [E]) {
+pub(crate) fn narrow<S: Halves, E: Stored<f32>>(s: S, from: &[f32], to: &mut [E]) {
     assert_eq!(from.len(), to.len());
     let zero = s.splat(f32::ZERO);
     let mut i = 0;
@@ -174,9 +195,9 @@ pub(crate) fn narrow<S: Halves, E: Half>(s: S, from: &[f32], to: &mut [E]) {
         // SAFETY: so many are left of both.
         unsafe {
             if n == S::N {
-                s.store_halves(to.cast(), E::narrow(s, s.load(p)));
+                E::store(s, to, s.load(p));
             } else {
-                s.store_first(to.cast(), n, E::narrow(s, s.load_or(p, n, zero)));
+                E::store_n(s, to, n, s.load_or(p, n, zero));
             }
         }
         i += n;

@@ -334,7 +334,6 @@ pub(crate) fn map<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const J: us
     stream: bool,
     f: impl Fn([S::V; K], [S::V; J]) -> S::V,
 ) {
-    debug_assert!(E::STREAMS || !stream);
     let len = out.len();
     assert!(tiles.iter().all(|tile| tile.rows() == out.rows() && tile.len() == len));
     assert!(along.iter().all(|a| a.len() >= len));

@@ -125,13 +125,9 @@ pub trait Simd<T: Real>: Copy + 'static {
     /// The token of float32.
     fn single(self) -> Self::Single;
     /// A vector of float32, which this one is.
-    fn of_single(self, _v: <Self::Single as Simd<f32>>::V) -> Self::V {
-        unreachable!("nothing that is computed in float64 is stored as halves")
-    }
+    fn of_single(self, v: <Self::Single as Simd<f32>>::V) -> Self::V;
     /// This vector, which is one of float32.
-    fn to_single(self, _v: Self::V) -> <Self::Single as Simd<f32>>::V {
-        unreachable!("nothing that is computed in float64 is stored as halves")
-    }
+    fn to_single(self, v: Self::V) -> <Self::Single as Simd<f32>>::V;
     /// The virtual lanes as float64: of float32 the second half is added to the first.
     fn widen(self, lanes: Self::Lanes) -> Wide<T, Self>;
 
@@ -216,6 +212,9 @@ pub trait Simd<T: Real>: Copy + 'static {
     /// Runs a kernel as a function of its own, compiled once: for what is long or seldom needed.
     fn call<K: Kernel<T>>(self, kernel: K) -> K::Output;
 }
+
+/// Why [`Simd::of_single`] and [`Simd::to_single`] are never called for float64.
+const ONLY_SINGLE: &str = "nothing that is computed in float64 is stored as halves";
 
 /// Virtual lanes in float64.
 pub type Wide<T, S> = <<S as Simd<T>>::Double as Simd<f64>>::Lanes;

@@ -5,8 +5,6 @@ use crate::element::{Sink, Source};
 
 /// An element of memory that is a value of `T` in registers.
 pub trait Stored<T: Real>: Copy + Send + Sync + 'static {
-    /// Whether vectors can be stored past the caches.
-    const STREAMS: bool;
     /// The value.
     fn value(self) -> T;
     /// What holds zero.
@@ -33,7 +31,7 @@ pub trait Stored<T: Real>: Copy + Send + Sync + 'static {
     /// # Safety
     /// `n <= N` and `p..p + n` is writable.
     unsafe fn store_n<S: Simd<T>>(s: S, p: *mut Self, n: usize, v: S::V);
-    /// Store past the caches, where [`Stored::STREAMS`].
+    /// Store past the caches; end a series of these with [`Simd::fence`].
     /// # Safety
     /// `p..p + N` is writable and `p` is aligned to the register.
     unsafe fn stream<S: Simd<T>>(s: S, p: *mut Self, v: S::V);
@@ -42,7 +40,6 @@ pub trait Stored<T: Real>: Copy + Send + Sync + 'static {
 // SAFETY (every block below): as the caller vouches.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl<T: Real> Stored<T> for T {
-    const STREAMS: bool = true;
     #[inline(always)]
     fn value(self) -> T {
         self
