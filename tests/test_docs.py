@@ -106,6 +106,16 @@ def test_a_page_that_lies_is_found_out():
     assert (first.needs, second.needs) == ("torch", None)
 
 
+def test_pages_link_to_pages():
+    """The site has the pages below docs/ and no others: `make docs` would fail, which takes what builds it."""
+    pages, links = {page.resolve() for page in (snippets.ROOT / "docs").rglob("*.md")}, 0
+    for page in pages:
+        for link in re.findall(r"\]\((?!https?:)([^)#\s]+\.md)", page.read_text()):
+            assert (page.parent / link).resolve() in pages, f"{page}: {link}"
+            links += 1
+    assert links > 10
+
+
 DOCUMENTED = re.compile(r"^\.\. (?:auto\w+|py:\w+):: ([\w.]+)$", re.M)
 
 
