@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fmt::{Display, Formatter, Result};
 
 use crate::layout::Grid;
-use crate::machine::Caches;
+use crate::machine::{Caches, Stores};
 use crate::plan::{Cut, MANY, PARALLEL_BYTES, Plan, STREAM, Schedule, Work};
 
 thread_local! {
@@ -61,14 +61,30 @@ impl Display for Explained<'_> {
             }
             (Schedule::Split, false) => writeln!(f, "schedule   all reduced, each in {chunks} chunks")?,
         }
-        let limit = STREAM * caches.last_or_common();
-        let of = format!("{} ({STREAM} times the last cache)", Bytes(limit));
-        match (plan.stream, work.written >= limit) {
-            (true, _) => {
+        let from = Bytes(Work::stream_from(caches));
+        match (caches.stores, plan.stream) {
+            _ if work.written == 0 => write!(f, "stores     none"),
+            (Stores::Always, _) => write!(f, "stores     past the caches, always"),
+            (Stores::Early, true) => {
+                write!(f, "stores     past the caches, as at least {from} (3/4 of the last cache) are read and written")
+            }
+            (Stores::Early, false) => {
+                write!(
+                    f,
+                    "stores     through the caches, as less than {from} (3/4 of the last cache) is read and written"
+                )
+            }
+            (Stores::Late, true) => {
+                let of = format!("{from} ({STREAM} times the last cache)");
                 write!(f, "stores     past the caches, as at least {of} are written, by {MANY} threads or more")
             }
-            (false, true) => write!(f, "stores     through the caches, as fewer than {MANY} threads write"),
-            (false, false) => write!(f, "stores     through the caches, as less than {of} is written"),
+            (Stores::Late, false) if work.written >= from.0 => {
+                write!(f, "stores     through the caches, as fewer than {MANY} threads write")
+            }
+            (Stores::Late, false) => {
+                let of = format!("{from} ({STREAM} times the last cache)");
+                write!(f, "stores     through the caches, as less than {of} is written")
+            }
         }
     }
 }

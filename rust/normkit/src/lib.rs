@@ -37,7 +37,7 @@ pub use element::Element;
 pub use error::{Error, Result, shape_text};
 pub use explain::{hear_plans, plans_heard};
 pub use kernels::activation::Activation;
-pub use machine::Caches;
+pub use machine::{Caches, Stores, force_stores};
 pub use moments::Moments;
 pub use norms::{
     Adapted, Bounds, Extras, Grouping, Layer, MomentsOf, Operand, ParameterGradients, Statistics, Used,

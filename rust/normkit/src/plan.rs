@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::layout::Grid;
-use crate::machine::Caches;
+use crate::machine::{Caches, Stores};
 use crate::simd::AT_ONCE;
 
 /// Elements of a block of rows: 16 KiB of float32, half of a common L1.
@@ -32,12 +32,10 @@ const SLAB: usize = 128 << 10;
 /// See [`SLAB`].
 const SLABS: usize = 8;
 
-/// Outputs are stored past the caches if they are so many times the last of them, as what comes next finds nothing of
-/// them there anyway,…
+/// [`Stores::Late`]: outputs are stored past the caches if they are so many times the last of them, as what comes next
+/// finds nothing of them there anyway,…
 pub(crate) const STREAM: usize = 4;
-/// …and so many threads write. That spares reading each line before it is written, which is a gain where memory has no
-/// more to give. A few threads wait for single lines, and asking for these ahead is worth more (see `benches/record`:
-/// with two threads 35 ms against 43 for 400 MB).
+/// …and so many threads write.
 pub(crate) const MANY: usize = 8;
 
 /// Parts that samples are divided into, each with sums of parameter gradients of its own.
@@ -168,6 +166,27 @@ pub struct Work {
     pub written: usize,
 }
 
+impl Work {
+    /// From how many bytes on its outputs are stored past the caches: of all that it moves where that is done early, else
+    /// of what it writes.
+    pub(crate) fn stream_from(caches: &Caches) -> usize {
+        match caches.stores {
+            Stores::Early => caches.last_or_common() / 4 * 3,
+            Stores::Late => caches.last_or_common() * STREAM,
+            Stores::Always => 0,
+        }
+    }
+
+    /// Whether its outputs are stored past the caches.
+    fn streams(&self, threads: usize, caches: &Caches) -> bool {
+        let from = Work::stream_from(caches);
+        match caches.stores {
+            Stores::Early | Stores::Always => self.written > 0 && self.read + self.written >= from,
+            Stores::Late => threads >= MANY && self.written >= from,
+        }
+    }
+}
+
 /// When reductions and applications happen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Schedule {
@@ -196,7 +215,7 @@ impl Plan {
     pub fn new(work: &Work, threads: usize, caches: &Caches) -> Plan {
         let grid = &work.grid;
         let threads = if work.read < PARALLEL_BYTES { 1 } else { threads };
-        let stream = threads >= MANY && work.written >= STREAM * caches.last_or_common();
+        let stream = work.streams(threads, caches);
         let all = grid.statistics() / work.parts;
         let per_sample = all / work.samples;
         let each = (work.read / all).max(1); // bytes

@@ -165,11 +165,13 @@ pub(crate) fn apply_lines<
     out: &LinesMut<E>,
     cells: &[B],
     second: bool,
+    stream: bool,
 ) {
     map_lines(
         s,
         lines,
         out,
+        stream,
         #[inline(always)]
         |l| splat(s, cells[l]),
         #[inline(always)]

@@ -3,7 +3,7 @@
 use super::apply::Affine;
 use super::flow::Flow;
 use super::reduce::{GradSums, GradientOfRows, MomentSums, MomentsOfRows, PLACES, SAMPLE, close, trusted};
-use crate::simd::{AT_ONCE, Behind, Lines, LinesMut, Real, Simd, Stored, line_sums};
+use crate::simd::{AT_ONCE, Behind, Lines, LinesMut, Real, Simd, Stored, line_sums, mapped};
 
 /// So many lines at a time.
 #[inline(always)]
@@ -92,7 +92,7 @@ pub(crate) fn gradient_lines<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>, c
     mut add: impl FnMut(usize, GradSums),
 ) {
     for part in parts(lines[0].lines()) {
-        let lines = lines.map(|of| of.part(part.clone()));
+        let lines = mapped(lines, |of| of.part(part.clone()));
         let cells = &cells[part.clone()];
         let [sums, dots] = line_sums(
             s,
@@ -126,7 +126,7 @@ pub(crate) fn gradient_lines<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>, c
             continue;
         }
         for (l, &cell) in cells.iter().enumerate() {
-            let line = lines.map(|of| of.line(l));
+            let line = mapped(lines, |of| of.line(l));
             add(part.start + l, if good(l) { of(l) } else { s.call(GradientOfRows { tiles: line, cell, flow }) });
         }
     }

@@ -12,7 +12,7 @@ use crate::layout::Grid;
 use crate::memory::Memory;
 use crate::parallel::run;
 use crate::plan::{Cut, Plan, Steps, tile_statistics};
-use crate::simd::{Aligned, Isa, Kernel, Real, Simd, Stored, Tile, Waiting};
+use crate::simd::{Aligned, Isa, Kernel, LINE, Real, Simd, Stored, Tile, Waiting, mapped};
 use crate::view::{Input, Output};
 
 /// Operands to apply coefficients to.
@@ -31,6 +31,13 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
     pub(super) fn is_direct<E: Stored<T>>(&self) -> bool {
         let outputs = self.out.is_direct::<E>() && self.second.as_ref().is_none_or(Output::is_direct::<E>);
         outputs && self.mask.is_none() && self.inputs.iter().all(Input::is_direct::<E>)
+    }
+
+    /// Whether outputs are stored past the caches: all of it is used in place, and lines begin where those of a cache do.
+    /// (Measured: what is left over at both ends of each costs more than the rest gains.)
+    pub(super) fn streams<E: Stored<T>>(&self, plan: &Plan) -> bool {
+        let whole = (self.grid.len * size_of::<E>()).is_multiple_of(LINE);
+        plan.stream && (whole || !self.grid.lines) && self.is_direct::<E>()
     }
 
     /// How blocks are divided.
@@ -97,6 +104,7 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         let grid = &self.grid;
         let work = gathered(pieces(grid, tile_statistics(grid), 0..grid.statistics()))?;
         let all = work.len() * cut.chunks;
+        let stream = self.streams::<E>(plan);
         // Short chunks are taken several at a time.
         let each = (all * TASK / (self.grid.statistics() * self.grid.count()).max(1)).clamp(1, all.max(1));
         let repeats = coefficients.len() < self.grid.statistics();
@@ -123,7 +131,7 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
                     };
                     let mut room = Room { isa, scratch: &mut *scratch, stages: &mut *stages, outputs: &mut *outputs };
                     // SAFETY: pieces and chunks are disjoint, and each pair is one task's.
-                    unsafe { self.chunks(&cut, piece, chunk..chunk + 1, plan.stream, &mut room, cells) };
+                    unsafe { self.chunks(&cut, piece, chunk..chunk + 1, stream, &mut room, cells) };
                 }
             },
             |_| (),
@@ -150,10 +158,10 @@ impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: u
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(mut self, s: S) {
+        debug_assert!(!self.stream || self.application.is_direct::<E>());
         let (cut, grid, w) = (self.cut, &self.application.grid, self.piece.1.clone());
         let steps = self.application.steps::<E>();
-        self.stream &= self.application.is_direct::<E>();
-        if grid.columns && !grid.in_lines() {
+        if grid.columns && !self.in_lines() {
             let pattern = Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold };
             expand(pattern, self.cells, &mut self.scratch.columns);
         }
@@ -178,11 +186,18 @@ impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: u
 impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: usize>
     ApplyChunks<'_, '_, T, E, C, K, J>
 {
+    /// Whether each line is taken with its own coefficients. Stores past the caches are to be whole lines of these, which
+    /// a row of columns is, if any.
+    fn in_lines(&self) -> bool {
+        self.application.grid.in_lines() && !(self.stream && self.application.grid.columns)
+    }
+
     /// Some columns of some rows.
     /// # Safety
     /// No other thread touches their outputs meanwhile.
     #[inline(always)]
     unsafe fn step<S: Simd<T>>(&mut self, s: S, rows: &Range<usize>, columns: &Range<usize>) {
+        let in_lines = self.in_lines();
         let ApplyChunks { application, ref piece, stream, cells, .. } = *self;
         let k = piece.0;
         let Application { grid, inputs, out, second, mask } = application;
@@ -206,11 +221,11 @@ impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: u
                     #[inline(always)]
                     |mut out| {
                         if grid.lines {
-                            let lines = tiles.map(Tile::rows_as_lines);
-                            apply_lines(s, lines, &out.again().rows_as_lines(), cells, second);
-                        } else if grid.in_lines() {
-                            let lines = tiles.map(|tile| tile.cut(grid.fold));
-                            apply_lines(s, lines, &out.again().cut(grid.fold), cells, second);
+                            let lines = mapped(tiles, Tile::rows_as_lines);
+                            apply_lines(s, lines, &out.again().rows_as_lines(), cells, second, stream);
+                        } else if in_lines {
+                            let lines = mapped(tiles, |tile| tile.cut(grid.fold));
+                            apply_lines(s, lines, &out.again().cut(grid.fold), cells, second, stream);
                         } else if grid.columns {
                             let along = scratch.take(out.len());
                             let mut of: [&[T]; J] = [&[]; J];
@@ -296,9 +311,9 @@ impl<'w, 'a, T: Real, C, const K: usize> Pending<'w, 'a, T, C, K> {
             let out = unsafe { out.tile(k, &rows, &run) }.expect(DIRECT);
             let len = if grid.columns { grid.fold } else { grid.len };
             Some(if grid.lines {
-                Waiting { lines: tiles.map(Tile::rows_as_lines), out: out.rows_as_lines(), of }
+                Waiting { lines: mapped(tiles, Tile::rows_as_lines), out: out.rows_as_lines(), of }
             } else {
-                Waiting { lines: tiles.map(|tile| tile.cut(len)), out: out.cut(len), of }
+                Waiting { lines: mapped(tiles, |tile| tile.cut(len)), out: out.cut(len), of }
             })
         }
     }

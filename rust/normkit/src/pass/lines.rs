@@ -7,7 +7,7 @@ use super::statistic::Statistic;
 use super::{Pass, State};
 use crate::kernels::apply::{Affine, Applied, Coefficients};
 use crate::memory::Memory;
-use crate::simd::{Isa, Kernel, Lines, LinesMut, Lockstep, Real, Simd, Stored, Waiting};
+use crate::simd::{Isa, Kernel, Lines, LinesMut, Lockstep, Real, Simd, Stored, Waiting, mapped};
 use crate::view::Input;
 
 /// Bytes that are reduced at a time, if they are a statistic at least: so few that they are still in the first-level
@@ -103,7 +103,7 @@ where
             let waits = match &before {
                 Some(step) => applied.as_mut().map(|(inputs, out)| {
                     let lines = of_step(step, *cells);
-                    (inputs.map(|of| of.part(lines.clone())), out.part(lines))
+                    (mapped(*inputs, |of| of.part(lines.clone())), out.part(lines))
                 }),
                 None => earlier.take(),
             };
@@ -115,7 +115,7 @@ where
                 totals.resize(lines.len(), A::Total::default());
                 scratch.known.resize(lines.len(), Affine::EMPTY);
                 (reduce.known)(step.start * parts, &mut scratch.known);
-                let lines = all.map(|of| of.part(lines.clone()));
+                let lines = mapped(all, |of| of.part(lines.clone()));
                 A::lines(s, lines, &scratch.known, reduce.activation, totals, &mut behind);
             }
             behind.finish();

@@ -124,8 +124,9 @@ where
         let apply_cut = self.apply.as_ref().map(|apply| Cut::new(&apply.grid));
         let Reduction { grid, mask, .. } = &self.reduce;
         let plain = mask.is_none() && !grid.lines && (grid.in_lines() || !grid.columns);
-        let waits = C::WAITS && !plan.stream && plain && self.apply.as_ref().is_some_and(Application::can_wait::<E>);
-        let lines = C::WAITS && !plan.stream && self.by_lines::<E>();
+        let stream = self.apply.as_ref().is_some_and(|apply| apply.streams::<E>(plan));
+        let waits = C::WAITS && !stream && plain && self.apply.as_ref().is_some_and(Application::can_wait::<E>);
+        let lines = C::WAITS && !stream && self.by_lines::<E>();
         let needs = self.needs::<E>(statistics.min(per_sample), lines, waits);
         if lines {
             let task = |task: usize, state: &mut State<T, E, A::Total, C>| {
@@ -179,7 +180,7 @@ where
                 } else if let (Some(apply), Some(cut)) = (&self.apply, &apply_cut) {
                     let room = Room { isa, scratch, stages, outputs };
                     // SAFETY: tasks have different samples or different statistics, hence different cells.
-                    unsafe { apply.whole(cut, cells, plan.stream, room, coefficients) };
+                    unsafe { apply.whole(cut, cells, stream, room, coefficients) };
                 }
             }
         };
@@ -188,7 +189,7 @@ where
             if let (Some(cells), Some(apply), Some(cut)) = (pending.take(), &self.apply, &apply_cut) {
                 let room = Room { isa, scratch, stages, outputs };
                 // SAFETY: as above.
-                unsafe { apply.whole(cut, cells, plan.stream, room, waiting) };
+                unsafe { apply.whole(cut, cells, stream, room, waiting) };
             }
         };
         run(plan.threads, parts * across, || State::new(&needs), task, last)

@@ -101,7 +101,7 @@ macro_rules! passes {
         impl Passes for $T {
             $(fn $place(pass: &$Place, isa: Isa, plan: &Plan) -> Result<()> { <$T>::over((pass, isa, plan)) })*
             $(fn $pass(pass: &$Pass, isa: Isa, plan: &Plan) -> Result<()> { pass.run::<$T>(isa, plan) })*
-            fn runs(pass: &Runs<Self>, isa: Isa, plan: &Plan) -> Result<()> { pass.run(isa, plan.threads) }
+            fn runs(pass: &Runs<Self>, isa: Isa, plan: &Plan) -> Result<()> { pass.run(isa, plan) }
             $(fn $apply(apply: &Application<Self, $K>, isa: Isa, plan: &Plan, cells: &[$Cell]) -> Result<()> {
                 <$T>::over(Given { apply, isa, plan, cells })
             })*

@@ -13,7 +13,7 @@ use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
 use crate::memory::Memory;
 use crate::plan::{Cut, Steps, tile_statistics};
-use crate::simd::{Behind, Follower, Kernel, Real, Simd, Stored};
+use crate::simd::{Behind, Follower, Kernel, Real, Simd, Stored, mapped};
 use crate::view::Input;
 
 /// Operands to reduce.
@@ -121,7 +121,7 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
             let columns = columns_of(grid, &w);
             for rows in cut.rows(if grid.lines { 0..1 } else { rows }) {
                 let tiles = tiles::<_, E, _, K>(s, inputs, k, if grid.lines { &w } else { &rows }, &columns, stages);
-                let lines = tiles.map(|tile| if grid.lines { tile.rows_as_lines() } else { tile.cut(grid.fold) });
+                let lines = mapped(tiles, |tile| if grid.lines { tile.rows_as_lines() } else { tile.cut(grid.fold) });
                 A::lines(s, lines, &cells, *activation, into, behind);
             }
         } else if ALONE && grid.columns {

@@ -17,8 +17,8 @@ use crate::kernels::lines::gradient_lines;
 use crate::kernels::reduce::{GradSums, trusted};
 use crate::layout::Grid;
 use crate::parallel::{Slots, run};
-use crate::plan::{runs_parts, runs_together};
-use crate::simd::{Aligned, Isa, Kernel, Lines, LinesMut, Real, Simd, Tile, TileMut, inlined};
+use crate::plan::{Plan, runs_parts, runs_together};
+use crate::simd::{Aligned, Isa, Kernel, LINE, Lines, LinesMut, Real, Simd, Tile, TileMut, inlined};
 use crate::view::{Input, Output};
 
 /// Samples whose terms are added to one float lane.
@@ -73,13 +73,14 @@ impl<'a, T: Passes> Runs<'a, T> {
     }
 
     /// Carries it out.
-    pub(super) fn run(&self, isa: Isa, threads: usize) -> Result<()> {
+    pub(super) fn run(&self, isa: Isa, plan: &Plan) -> Result<()> {
         let each = runs_together(&self.grid, self.runs);
         let across = self.runs.div_ceil(each);
         let parts = runs_parts(&self.grid, self.runs);
         let part = self.samples().div_ceil(parts);
         let (elements, lines) = (each * self.grid.len, (STEP / self.grid.len).max(1));
         let parameters = elements / self.fold;
+        let stream = plan.stream && (self.grid.len * size_of::<T>()).is_multiple_of(LINE);
         let state = || {
             Ok(State {
                 weights: Aligned::new(elements)?,
@@ -96,10 +97,10 @@ impl<'a, T: Passes> Runs<'a, T> {
             let runs = first..(first + each).min(self.runs);
             let samples = number * part..((number + 1) * part).min(self.samples());
             if !samples.is_empty() {
-                T::dispatch(isa, Take { pass: self, part: number, samples, runs, state });
+                T::dispatch(isa, Take { pass: self, part: number, samples, runs, stream, state });
             }
         };
-        run(threads, parts * across, state, task, |_| ())
+        run(plan.threads, parts * across, state, task, |_| ())
     }
 }
 
@@ -109,6 +110,7 @@ struct Take<'w, 'a, T> {
     part: usize,
     samples: Range<usize>,
     runs: Range<usize>,
+    stream: bool,
     state: &'w mut State<T>,
 }
 
@@ -179,7 +181,7 @@ impl<'a, T: Real> Take<'_, 'a, T> {
         }
         cells.clear();
         cells.extend(lines.step_by(every).zip(&*totals).map(|(t, &sums)| GradInner((self.pass.rule)(t, sums))));
-        apply_lines(s, [x, dy, weight], &out, cells, false);
+        apply_lines(s, [x, dy, weight], &out, cells, false, self.stream);
     }
 
     /// Adds the sums of these samples to the task's.

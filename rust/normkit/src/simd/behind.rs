@@ -2,7 +2,7 @@
 #![allow(clippy::needless_range_loop, reason = "registers of several operands are indexed together")]
 
 use super::lines::map_run;
-use super::{Lines, LinesMut, Real, Simd, Stored, inlined};
+use super::{Lines, LinesMut, Real, Simd, Stored, inlined, mapped};
 
 /// What is done while something else is reduced.
 pub trait Behind {
@@ -59,7 +59,7 @@ unsafe fn make<T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize>
         |operands, along| X::output(s, operands, along),
     );
     // SAFETY: the caller vouches for the memory.
-    unsafe { map_run(s, from, to, len, along, &f) };
+    unsafe { map_run(s, from, to, len, false, along, &f) };
 }
 
 /// Runs that wait for their outputs, and parameters of each line.
@@ -122,7 +122,7 @@ where
     #[inline(always)]
     fn begin(&mut self) {
         let Some(Waiting { lines, out, .. }) = &self.now else { return };
-        (self.from, self.to) = (lines.map(|of| of.at(self.row, 0)), out.at(self.row, 0));
+        (self.from, self.to) = (mapped(*lines, |of| of.at(self.row, 0)), out.at(self.row, 0));
         (self.line, self.offset, self.left) = (0, 0, out.shape().len());
     }
 
@@ -149,7 +149,7 @@ where
         debug_assert!(n <= self.left);
         let Some(Waiting { of, .. }) = &self.now else { return };
         let (at, along) = (self.offset, X::along(self.s, of[self.line]));
-        let from = self.from.map(|p| p.wrapping_add(at));
+        let from = mapped(self.from, |p| p.wrapping_add(at));
         // SAFETY: so many are left of the run; lines and output are alike.
         unsafe { make::<T, E, S, X, K>(self.s, from, self.to.wrapping_add(at), n, along) };
         (self.offset, self.left) = (at + n, self.left - n);
@@ -180,7 +180,7 @@ where
         let steps = if self.now.is_some() { (self.left / step).min(most) } else { 0 };
         let along = X::along(self.s, self.now.as_ref().map_or(X::NONE, |now| now.of[self.line]));
         let (s, at) = (self.s, self.offset);
-        let (from, to) = (self.from.map(|p| p.wrapping_add(at)), self.to.wrapping_add(at));
+        let (from, to) = (mapped(self.from, |p| p.wrapping_add(at)), self.to.wrapping_add(at));
         self.offset += steps * step;
         self.left -= steps * step;
         let apply = inlined_step(
@@ -190,7 +190,7 @@ where
                     debug_assert!(at + step <= steps * step);
                     for u in 0..step / S::N {
                         let i = at + u * S::N;
-                        let from = from.map(|p| p.wrapping_add(i));
+                        let from = mapped(from, |p| p.wrapping_add(i));
                         // SAFETY: within the segment, of which as much was left.
                         unsafe { make::<T, E, S, X, K>(s, from, to.wrapping_add(i), S::N, along) };
                     }

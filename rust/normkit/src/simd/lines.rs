@@ -4,7 +4,7 @@
 use std::mem::MaybeUninit;
 
 use super::loops::{add_wide, half_fold, load};
-use super::{Behind, Fold, Lines, LinesMut, Real, Simd, Stored, Wide};
+use super::{Behind, Fold, LINE, Lines, LinesMut, Real, Simd, Stored, Wide, mapped};
 
 /// Lines whose sums are taken together.
 pub(crate) const AT_ONCE: usize = 16;
@@ -30,7 +30,7 @@ pub(crate) fn line_sums<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usi
     let zero = s.splat_lanes(T::ZERO);
     let mut outer = [const { MaybeUninit::<[Wide<T, S>; M]>::uninit() }; AT_ONCE];
     for r in 0..rows {
-        let mut from = lines.map(|of| of.at(r, 0));
+        let mut from = mapped(lines, |of| of.at(r, 0));
         let mut to = beside.each_ref().map(|of| of.at(r, 0));
         for l in 0..count {
             let (fill, of) = along(l);
@@ -118,12 +118,14 @@ pub(crate) fn line_sums<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usi
     sums
 }
 
-/// `out = f(lines, parameters)`, run by run; `along` gives the parameters of a line. An input may be the output's memory.
+/// `out = f(lines, parameters)`, run by run; `along` gives the parameters of a line. `stream` stores past the caches what
+/// is whole lines of these. An input may be the output's memory.
 #[inline(always)]
 pub(crate) fn map_lines<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usize>(
     s: S,
     lines: [Lines<E>; K],
     out: &LinesMut<E>,
+    stream: bool,
     along: impl Fn(usize) -> P,
     f: impl Fn([S::V; K], P) -> S::V,
 ) {
@@ -131,8 +133,13 @@ pub(crate) fn map_lines<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usi
     for r in 0..out.shape().rows() {
         for l in 0..out.shape().lines() {
             // SAFETY: a run has `len` elements.
-            unsafe { map_run(s, lines.map(|of| of.at(r, l)), out.at(r, l), out.shape().len(), along(l), &f) };
+            unsafe {
+                map_run(s, mapped(lines, |of| of.at(r, l)), out.at(r, l), out.shape().len(), stream, along(l), &f)
+            };
         }
+    }
+    if stream {
+        s.fence();
     }
 }
 
@@ -145,6 +152,7 @@ pub(super) unsafe fn map_run<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K
     from: [*const E; K],
     to: *mut E,
     len: usize,
+    stream: bool,
     of: P,
     f: &impl Fn([S::V; K], P) -> S::V,
 ) {
@@ -152,6 +160,22 @@ pub(super) unsafe fn map_run<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K
     let mut i = 0;
     // SAFETY: all indices stay below len.
     unsafe {
+        let (line, past) = (LINE / size_of::<E>(), to.addr() % LINE);
+        if stream && past.is_multiple_of(size_of::<E>()) {
+            let head = ((LINE - past) % LINE / size_of::<E>()).min(len);
+            while i < head {
+                let n = (head - i).min(S::N);
+                E::store_n(s, to.add(i), n, f(load(s, &from, i, n, &zeros), of));
+                i += n;
+            }
+            while i + line <= len {
+                let end = i + line;
+                while i < end {
+                    E::stream(s, to.add(i), f(load(s, &from, i, S::N, &zeros), of));
+                    i += S::N;
+                }
+            }
+        }
         while i + S::N <= len {
             s.will_write(to.add(i));
             E::store(s, to.add(i), f(load(s, &from, i, S::N, &zeros), of));

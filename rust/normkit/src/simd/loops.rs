@@ -1,7 +1,7 @@
 //! The three loops that every kernel is made of, safe to call on tiles of one shape.
 #![allow(clippy::needless_range_loop, reason = "registers of several accumulators are indexed together")]
 
-use super::{Behind, Fold, LINE, Real, Simd, Stored, Tile, TileMut, Wide, inlined};
+use super::{Behind, Fold, LINE, Real, Simd, Stored, Tile, TileMut, Wide, inlined, mapped};
 
 /// Rows summed in registers before they are added to a column's accumulator: the two levels of [`columns`].
 const GROUP: usize = 4;
@@ -68,7 +68,7 @@ pub(crate) fn lanes<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const M: 
     let mut outer = [s.double().splat_lanes(0.0); M];
     let mut left = T::FLUSH;
     for r in 0..tiles[0].rows() {
-        let rows = tiles.map(|tile| tile.row(r));
+        let rows = mapped(tiles, |tile| tile.row(r));
         let mut i = 0;
         while i < len {
             let whole = (len - i) / T::LANES;
@@ -161,7 +161,7 @@ pub(crate) fn short_lanes<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, con
     let zero = s.splat_lanes(T::ZERO);
     let mut outer = [s.double().splat_lanes(0.0); M];
     for r in 0..tiles[0].rows() {
-        let rows = tiles.map(|tile| tile.row(r));
+        let rows = mapped(tiles, |tile| tile.row(r));
         let mut i = 0;
         while i < len {
             let mut inner = [zero; M];
@@ -225,7 +225,7 @@ pub(crate) fn columns<
     let (rows, len) = (tiles[0].rows(), tiles[0].len());
     assert!(along.iter().all(|a| a.len() >= len));
     assert!(sums.iter().chain(&lost).all(|a| a.len() >= len));
-    let along = along.map(|a| a.as_ptr());
+    let along = mapped(along, |a| a.as_ptr());
     let sums = sums.map(|a| a.as_mut_ptr());
     let lost = lost.map(|a| a.as_mut_ptr());
     let mut r = 0;
@@ -296,8 +296,8 @@ unsafe fn column_group<
                         total[m] = s.add(total[m], terms[m]);
                     }
                 }
-                let before = load(s, &sums.map(<*mut T>::cast_const), i, n, &[zero; M]);
-                let losses = load(s, &lost.map(<*mut T>::cast_const), i, n, &[zero; L]);
+                let before = load(s, &mapped(*sums, <*mut T>::cast_const), i, n, &[zero; M]);
+                let losses = load(s, &mapped(*lost, <*mut T>::cast_const), i, n, &[zero; L]);
                 for m in 0..M {
                     let mut term = total[m];
                     if m + L >= M {
@@ -337,10 +337,10 @@ pub(crate) fn map<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const J: us
     let len = out.len();
     assert!(tiles.iter().all(|tile| tile.rows() == out.rows() && tile.len() == len));
     assert!(along.iter().all(|a| a.len() >= len));
-    let along = along.map(|a| a.as_ptr());
+    let along = mapped(along, |a| a.as_ptr());
     let zero = s.splat(T::ZERO);
     for r in 0..out.rows() {
-        let rows = tiles.map(|tile| tile.row(r));
+        let rows = mapped(tiles, |tile| tile.row(r));
         let to = out.row(r);
         let value = inlined(
             #[inline(always)]
@@ -353,7 +353,8 @@ pub(crate) fn map<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const J: us
         // SAFETY: all indices stay below len, the length of every run.
         unsafe {
             let mut i = 0;
-            let width = if stream { LINE } else { S::N * size_of::<E>() };
+            let register = S::N * size_of::<E>();
+            let width = if stream { LINE } else { register };
             let past = to.addr() % width;
             if !HEAVY && (stream || len >= PEEL) && past != 0 && past.is_multiple_of(size_of::<E>()) {
                 // A store across two lines costs as much as two; a streamed one must not.
@@ -383,11 +384,18 @@ pub(crate) fn map<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const J: us
                 i += 4 * S::N;
             }
             while i < len {
-                let n = (len - i).min(S::N);
-                if n == S::N {
+                // One loop does it all where the code is long: up to a whole register, then past the caches.
+                let past = to.add(i).addr() % register / size_of::<E>();
+                let n = (len - i).min(if HEAVY && stream { S::N - past } else { S::N });
+                if n < S::N {
+                    E::store_n(s, to.add(i), n, value(i, n));
+                } else if HEAVY && stream {
+                    debug_assert!(past == 0);
+                    E::stream(s, to.add(i), value(i, n));
+                } else {
                     s.will_write(to.add(i));
+                    E::store(s, to.add(i), value(i, n));
                 }
-                store(s, to.add(i), n, value(i, n));
                 i += n;
             }
         }

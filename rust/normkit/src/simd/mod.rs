@@ -27,6 +27,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
+use std::mem::MaybeUninit;
 use std::ops::IndexMut;
 
 use crate::element::{Sink, Source};
@@ -55,6 +56,19 @@ const AHEAD: usize = 16 * LINE;
 #[inline(always)]
 pub(crate) fn inlined<A, B, R>(f: impl Fn(A, B) -> R) -> impl Fn(A, B) -> R {
     f
+}
+
+/// What `f` makes of each. (`array::map` is code of the standard library, which is not inlined wherever it
+/// is needed.)
+#[inline(always)]
+pub(crate) fn mapped<A: Copy, B: Copy, const N: usize>(of: [A; N], f: impl Fn(A) -> B) -> [B; N] {
+    let mut made = [const { MaybeUninit::uninit() }; N];
+    for i in 0..N {
+        made[i].write(f(of[i]));
+    }
+    debug_assert!(size_of_val(&made) == size_of::<[B; N]>());
+    // SAFETY: all of them have just been written.
+    unsafe { (&raw const made).cast::<[B; N]>().read() }
 }
 
 /// A type that statistics can be computed in: `f32` or `f64`.

@@ -3,7 +3,7 @@
 
 use crate::common::{Array, Float, Layout, config, configure, grid, is_fused, layout, shape, uniform, widest};
 use normkit::plan::{Cut, Plan, Work};
-use normkit::{Caches, Tensor, TensorMut};
+use normkit::{Caches, Stores, Tensor, TensorMut};
 use proptest::prelude::*;
 
 /// Whole numbers, so small that every sum of them is exact in every order.
@@ -92,7 +92,7 @@ fn work(dims: [usize; 3], last: bool) -> Work {
     Work { grid: grid(dims, last), parts: 1, samples: 1, read: bytes, written: bytes }
 }
 
-const CACHES: Caches = Caches { l1: 32 << 10, l2: 1 << 20, l3: 32 << 20 };
+const CACHES: Caches = Caches { l1: 32 << 10, l2: 1 << 20, l3: 32 << 20, stores: Stores::Late };
 
 /// (N, C, S) of KERNELS.md: ResNet-50, DenseNet-121, small and odd.
 const SHAPES: &[[usize; 3]] = &[
@@ -128,7 +128,14 @@ fn plans_are_pure_and_sane() {
                 assert_eq!(plan, Plan::new(&work, threads, &CACHES));
                 assert!(plan.threads == threads || plan.threads == 1, "{dims:?} {plan:?}");
                 assert_eq!(plan.threads == 1, threads == 1 || work.read < 512 << 10, "{dims:?} {plan:?}");
-                assert!(!plan.stream || work.written >= CACHES.l3 / 2, "the next reader wants it: {dims:?} {plan:?}");
+                for stores in [Stores::Early, Stores::Late] {
+                    let Plan { stream, .. } = Plan::new(&work, threads, &Caches { stores, ..CACHES });
+                    assert!(!stream || work.written > CACHES.l3 / 3, "the next reader wants it: {dims:?} {stores:?}");
+                    // With a gigabyte nobody finds anything.
+                    let more = Work { written: 1 << 30, ..work };
+                    let many = stores == Stores::Early || plan.threads >= 8;
+                    assert_eq!(Plan::new(&more, threads, &Caches { stores, ..CACHES }).stream, many, "{stores:?}");
+                }
                 if let normkit::plan::Schedule::Fused { statistics } = plan.schedule {
                     assert!((1..=dims[1]).contains(&statistics), "{dims:?} {plan:?}");
                     // No thread without work.

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard};
 use half::{bf16, f16};
 use normkit::layout::Grid;
 use normkit::plan::Plan;
-use normkit::{Element, Isa, ParameterGradients, Result, Statistics, Tensor, TensorMut, reference};
+use normkit::{Element, Isa, ParameterGradients, Result, Statistics, Stores, Tensor, TensorMut, reference};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -515,6 +515,8 @@ pub fn configure(threads: usize, isa: Isa) -> MutexGuard<'static, ()> {
     let guard = LOCK.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     normkit::set_num_threads(threads);
     normkit::force_isa(isa);
+    // So that both ways are compared wherever numbers of threads are.
+    normkit::force_stores(if threads.is_multiple_of(2) { Stores::Always } else { Stores::Late });
     guard
 }
 
