@@ -215,16 +215,17 @@ impl<'py> Array<'py> {
         if overlaps_in_units(array.shape(), strides, x.dtype.size()) {
             return Err(value_error(function, "out", "hold each element once", "strides that overlap"));
         }
+        let span = Span::of(&array);
         let same = |other: &Array<'py>| data(&array) == data(&other.given) && strides == other.given.strides();
         if let Some((name, other)) = may_be
             && !same(other)
-            && overlaps(&array, &other.given)?
+            && span.overlaps(&Span::of(&other.given))?
         {
             let expected = format!("be {name} itself or not overlap it");
             return Err(value_error(function, "out", expected, "a partial overlap"));
         }
         for (name, other) in apart.iter().filter_map(|(name, other)| Some((name, (*other)?))) {
-            if overlaps(&array, other)? {
+            if span.overlaps(&Span::of(other))? {
                 return Err(value_error(function, "out", format!("not overlap {name}"), "shared memory"));
             }
         }
@@ -312,28 +313,42 @@ impl<'py> Output<'py> {
     }
 }
 
-/// The bytes from the first to the last element.
-fn bounds(array: &Bound<'_, PyUntypedArray>) -> (usize, usize) {
-    if array.is_empty() {
-        return (0, 0);
-    }
-    let (mut low, mut high) = (data(array).addr() as isize, data(array).addr() as isize);
-    for (&n, &stride) in array.shape().iter().zip(array.strides()) {
-        let far = (n as isize - 1) * stride;
-        (low, high) = (low + far.min(0), high + far.max(0));
-    }
-    (low as usize, high as usize + array.dtype().itemsize())
+/// The memory of an array: the bytes from its first to its last element.
+#[derive(Clone, Copy)]
+struct Span<'a, 'py> {
+    array: &'a Bound<'py, PyUntypedArray>,
+    low: usize,
+    high: usize,
 }
 
-/// Whether two arrays share an element; where that is too hard to tell, whether they may.
-pub(crate) fn overlaps(a: &Bound<'_, PyUntypedArray>, b: &Bound<'_, PyUntypedArray>) -> PyResult<bool> {
-    let ((a_low, a_high), (b_low, b_high)) = (bounds(a), bounds(b));
-    if a_low >= b_high || b_low >= a_high {
-        return Ok(false);
+impl<'a, 'py> Span<'a, 'py> {
+    fn of(array: &'a Bound<'py, PyUntypedArray>) -> Self {
+        if array.is_empty() {
+            return Span { array, low: 0, high: 0 };
+        }
+        let (mut low, mut high) = (data(array).addr() as isize, data(array).addr() as isize);
+        for (&n, &stride) in array.shape().iter().zip(array.strides()) {
+            let far = (n as isize - 1) * stride;
+            (low, high) = (low + far.min(0), high + far.max(0));
+        }
+        Span { array, low: low as usize, high: high as usize + array.dtype().itemsize() }
     }
-    const EFFORT: usize = 100_000;
-    let shared = a.py().import("numpy")?.call_method1("shares_memory", (a, b, EFFORT));
-    Ok(shared.and_then(|shared| shared.is_truthy()).unwrap_or(true))
+
+    /// Whether two arrays share an element; where that is too hard to tell, whether they may.
+    fn overlaps(&self, other: &Span) -> PyResult<bool> {
+        if self.low >= other.high || other.low >= self.high {
+            return Ok(false);
+        }
+        const EFFORT: usize = 100_000;
+        let numpy = self.array.py().import("numpy")?;
+        let shared = numpy.call_method1("shares_memory", (self.array, other.array, EFFORT));
+        Ok(shared.and_then(|shared| shared.is_truthy()).unwrap_or(true))
+    }
+}
+
+/// See [`Span::overlaps`].
+pub(crate) fn overlaps(a: &Bound<'_, PyUntypedArray>, b: &Bound<'_, PyUntypedArray>) -> PyResult<bool> {
+    Span::of(a).overlaps(&Span::of(b))
 }
 
 /// Memory of an array that we have allocated: on whole lines, and on huge pages where it is large.
@@ -569,12 +584,13 @@ impl Running {
                         return Err(value_error(function, name, "hold each element once", "strides that overlap"));
                     }
                 }
-                if overlaps(arrays[0].1, arrays[1].1)? {
+                let spans = arrays.map(|(name, array)| (name, Span::of(array)));
+                if spans[0].1.overlaps(&spans[1].1)? {
                     return Err(value_error(function, "running_var", "not overlap running_mean", "shared memory"));
                 }
-                for (name, array) in arrays {
-                    for (other, of) in apart.iter().filter_map(|(name, other)| Some((name, (*other)?))) {
-                        if overlaps(array, of)? {
+                for (other, of) in apart.iter().filter_map(|(name, other)| Some((name, Span::of((*other)?)))) {
+                    for (name, span) in &spans {
+                        if span.overlaps(&of)? {
                             return Err(value_error(function, name, format!("not overlap {other}"), "shared memory"));
                         }
                     }
