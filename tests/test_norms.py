@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 
 import checks
+import normkit as nk
 import tolerance
 from cases import BY_NAME, NORMS, cases, values
 from strategies import calls
@@ -49,6 +50,26 @@ def test_samples_are_independent(name):
     for n in range(5):
         alone, _ = BY_NAME[name].forward(replace(i, x=i.x[n : n + 1]))
         assert checks.same_bits(alone, together[n : n + 1])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("shape", [(70, 2049), (9, 4097), (20, 5000), (300, 3072), (3, 16_384), (5, 16_385)], ids=str)
+@pytest.mark.parametrize("name", ["layer_norm-sample", "rms_norm-sample"])
+def test_long_rows(name, shape, dtype):
+    """Gradients of parameters are taken along with each row up to 16384 elements, in a pass of their own beyond."""
+    row, i = BY_NAME[name], BY_NAME[name].prepare(values(shape, np.dtype(dtype)))
+    result = row.oracle(i)
+    with nk.num_threads(1):
+        y, cache = row.forward(i)
+        alone = row.backward(i.dy, cache)
+    checks.forward(y, cache, result, i)
+    checks.gradients(alone, result, i, y)
+    with nk.num_threads(3):
+        together = row.backward(i.dy, cache)
+        in_place = row.backward(dy := i.dy.copy(), cache, out=dy)
+    for other in (together, in_place):
+        pairs = zip(alone, other, strict=True)
+        assert all(a is b is None or checks.same_bits(a, b) for a, b in pairs)
 
 
 STATISTICS = {

@@ -9,6 +9,8 @@
 pub(crate) const LONG: usize = 256;
 /// Runs up to this long are taken several at a time where each is a statistic.
 const SHORT: usize = 2048;
+/// The same where gradients of parameters are taken along with each run: what they are added to fits in a second-level cache.
+const RUN: usize = 16384;
 /// With fewer rows there is nothing to gain from summing down.
 const FEW_ROWS: usize = 4;
 /// Runs of columns shorter than this take several rows as one, to fill registers…
@@ -136,20 +138,30 @@ pub(crate) fn offset(axes: &[(usize, isize)], mut i: usize) -> isize {
 /// The grid over `shape` that keeps the axes with `kept`, and the way of each operand through it. `strides` are those
 /// of the operands, the one that decides the order first. No size may be zero.
 pub(crate) fn grid<const P: usize>(shape: &[usize], kept: &[bool], strides: [&[isize]; P]) -> (Grid, [Walk; P]) {
-    make_grid(shape, kept, strides, true)
+    make_grid(shape, kept, strides, true, SHORT)
+}
+
+/// A grid in which runs up to [`RUN`] elements long are lines.
+pub(crate) fn grid_of_runs<const P: usize>(
+    shape: &[usize],
+    kept: &[bool],
+    strides: [&[isize]; P],
+) -> (Grid, [Walk; P]) {
+    make_grid(shape, kept, strides, true, RUN)
 }
 
 /// A grid in which each row of columns has one element of each statistic.
 pub(crate) fn plain_grid<const P: usize>(shape: &[usize], kept: &[bool], strides: [&[isize]; P]) -> (Grid, [Walk; P]) {
-    make_grid(shape, kept, strides, false)
+    make_grid(shape, kept, strides, false, SHORT)
 }
 
-/// `grouped`: whether a row of columns may have several elements of a statistic.
+/// `grouped`: whether a row of columns may have several elements of a statistic. Longer runs than `short` are not lines.
 fn make_grid<const P: usize>(
     shape: &[usize],
     kept: &[bool],
     strides: [&[isize]; P],
     grouped: bool,
+    short: usize,
 ) -> (Grid, [Walk; P]) {
     debug_assert!(!shape.contains(&0));
     let mut axes: Vec<Axis<P>> = (0..shape.len())
@@ -193,7 +205,7 @@ fn make_grid<const P: usize>(
         last.strides = last.strides.map(|stride| stride * repeat as isize);
     }
     let (mut kept_axes, mut row_axes): (Vec<_>, Vec<_>) = outer.into_iter().partition(|axis| axis.kept);
-    let lines = !columns && row_axes.is_empty() && fold <= SHORT;
+    let lines = !columns && row_axes.is_empty() && fold <= short;
     if lines {
         std::mem::swap(&mut kept_axes, &mut row_axes);
     }

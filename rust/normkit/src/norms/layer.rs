@@ -8,7 +8,7 @@ use crate::error::{Error, Result, gathered, shape_text, zeros};
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, GradAffine, GradInner, Inner, Scale};
 use crate::kernels::reduce::{GradSums, MomentSums};
-use crate::layout::{Walk, grid};
+use crate::layout::{Walk, grid, grid_of_runs};
 use crate::moments::Moments;
 use crate::parallel::Slots;
 use crate::pass::{Application, Pass, Passes, Reduction, Runs};
@@ -194,10 +194,7 @@ where
         return Ok(ParameterGradients { weight: zeros()?, bias: zeros()? });
     }
     let inner = &sides.along_inner[..];
-    let (grid, [from, along, to, weights]) =
-        grid(&x.shape, &sides.kept(), [&x.strides, &dy.strides, &dx.strides, inner]);
-    let (of, given, dy) = (Input::new(x, &from), dy, dy.input(&along));
-    let out = Output::new(dx, &to);
+    let (kept, strides) = (sides.kept(), [&x.strides[..], &dy.strides, &dx.strides, inner]);
     let count = sides.count as f64;
     let coefficients = |t: usize, sums: GradSums| {
         let sums = sums.about::<E::Compute>(mean[t]);
@@ -206,11 +203,16 @@ where
         GradAffine::<E::Compute>::new(mean[t], rstd[t], rstd[t], b, c)
     };
     let known = |first: usize, cells: &mut [Affine<E::Compute>]| known_means(&mean[first..], cells);
-    let inputs = [of, dy];
-    if wanted && Runs::fits(&grid, &inputs, &out) && weights.direct() == Some(0) {
-        return BackwardRuns { runs: 1, fold: 1, weight }.run(grid, inputs, out, [mean, rstd], isa, coefficients);
+    if wanted {
+        let (grid, [from, along, to, weights]) = grid_of_runs(&x.shape, &kept, strides);
+        let (inputs, out) = ([Input::new(x, &from), dy.input(&along)], Output::new(dx, &to));
+        if Runs::fits(&grid, &inputs, &out) && weights.direct() == Some(0) {
+            return BackwardRuns { runs: 1, fold: 1, weight }.run(grid, inputs, out, [mean, rstd], isa, coefficients);
+        }
     }
-    let [of, dy] = inputs;
+    let (grid, [from, along, to, weights]) = grid(&x.shape, &kept, strides);
+    let (of, given, dy) = (Input::new(x, &from), dy, dy.input(&along));
+    let out = Output::new(dx, &to);
     // Before dx is written, which may be dy's memory.
     let gradients =
         if wanted { parameter_gradients(given, x, &sides, mean, rstd, isa)? } else { ParameterGradients::default() };
