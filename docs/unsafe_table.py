@@ -29,7 +29,7 @@ BOUNDS = {  # what the blocks of a file rest on
     "normkit/src/simd/isa.rs": "the processor was asked for the features",
     "normkit/src/simd/lines.rs": "`i + n` is within the run of each line; accumulators are set when a line is begun",
     "normkit/src/simd/loops.rs": "`i + n` is within the row of a tile",
-    "normkit/src/simd/mod.rs": "declarations of the above",
+    "normkit/src/simd/mod.rs": "declarations of the above; an array is read once all of it is written",
     "normkit/src/simd/stored.rs": "as the caller vouches: each block hands a pointer on",
     "normkit/src/simd/tile.rs": "an element is within its rectangle, a rectangle within its array",
     "normkit/src/tensor.rs": "shape and strides stay in the memory, which callers of `from_raw` vouch for",

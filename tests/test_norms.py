@@ -53,10 +53,11 @@ def test_samples_are_independent(name):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
-@pytest.mark.parametrize("shape", [(70, 2049), (9, 4097), (20, 5000), (300, 3072), (3, 16_384), (5, 16_385)], ids=str)
+@pytest.mark.parametrize("shape", [(70, 2049), (300, 3072), (9, 4096), (9, 4097), (20, 5000)], ids=str)
 @pytest.mark.parametrize("name", ["layer_norm-sample", "rms_norm-sample"])
 def test_long_rows(name, shape, dtype):
-    """Gradients of parameters are taken along with each row up to 16384 elements, in a pass of their own beyond."""
+    """Gradients of parameters are taken along with each row of up to 4096 elements, in a pass of their own beyond.
+    The bits of dx are the same whatever the strides."""
     row, i = BY_NAME[name], BY_NAME[name].prepare(values(shape, np.dtype(dtype)))
     result = row.oracle(i)
     with nk.num_threads(1):
@@ -67,6 +68,8 @@ def test_long_rows(name, shape, dtype):
     with nk.num_threads(3):
         together = row.backward(i.dy, cache)
         in_place = row.backward(dy := i.dy.copy(), cache, out=dy)
+    apart = np.empty((*shape[:-1], 2 * shape[-1]), dtype)[..., ::2]
+    assert checks.same_bits(alone.dx, row.backward(i.dy, cache, out=apart).dx)
     for other in (together, in_place):
         pairs = zip(alone, other, strict=True)
         assert all(a is b is None or checks.same_bits(a, b) for a, b in pairs)

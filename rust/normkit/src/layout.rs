@@ -9,8 +9,9 @@
 pub(crate) const LONG: usize = 256;
 /// Runs up to this long are taken several at a time where each is a statistic.
 const SHORT: usize = 2048;
-/// The same where gradients of parameters are taken along with each run: what they are added to fits in a second-level cache.
-const RUN: usize = 16384;
+/// The same where gradients of parameters are taken along with each run. Not longer than the blocks that other ways through
+/// memory take: sums are then added in the same order, so that dx has the same bits whatever the strides.
+const RUN: usize = 4096;
 /// With fewer rows there is nothing to gain from summing down.
 const FEW_ROWS: usize = 4;
 /// Runs of columns shorter than this take several rows as one, to fill registers…

@@ -165,11 +165,13 @@ pub(super) unsafe fn map_run<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K
             let head = ((LINE - past) % LINE / size_of::<E>()).min(len);
             while i < head {
                 let n = (head - i).min(S::N);
+                debug_assert!(i + n <= len);
                 E::store_n(s, to.add(i), n, f(load(s, &from, i, n, &zeros), of));
                 i += n;
             }
             while i + line <= len {
                 let end = i + line;
+                debug_assert!(to.add(i).addr().is_multiple_of(LINE));
                 while i < end {
                     E::stream(s, to.add(i), f(load(s, &from, i, S::N, &zeros), of));
                     i += S::N;

@@ -390,7 +390,7 @@ pub(crate) fn map<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const J: us
                 if n < S::N {
                     E::store_n(s, to.add(i), n, value(i, n));
                 } else if HEAVY && stream {
-                    debug_assert!(past == 0);
+                    debug_assert!(to.add(i).addr().is_multiple_of(register) && i + n <= len);
                     E::stream(s, to.add(i), value(i, n));
                 } else {
                     s.will_write(to.add(i));
