@@ -76,6 +76,14 @@ def test_threads_and_schedule(capsys):
     assert of_small["stores"].startswith("through the caches, as less than ")
 
 
+@pytest.mark.parametrize(("length", "passes"), [(3072, 1), (4096, 1), (4097, 2)])
+def test_parameters_of_long_rows_come_along(length, passes, capsys):
+    x, weight = np.ones((64, length), F32), np.ones(length)
+    _, cache = nk.layer_norm(x, weight, weight)
+    plans = shown(capsys, lambda: nk.layer_norm_backward(x, cache))
+    assert len(plans) == passes  # else the parameters' gradients read x and dy again
+
+
 def test_only_inside_and_only_this_thread(capsys):
     x = np.ones((4, 3, 5), F32)
     with nk.show_plans(), ThreadPoolExecutor(1) as pool:

@@ -1,4 +1,4 @@
-//! What the machine has: cache sizes, read once.
+//! What the machine has, read once: caches, and a processor that gains by storing past them, or does not.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -18,7 +18,23 @@ pub enum Stores {
     Always,
 }
 
-/// Data caches of one core, in bytes; 0 = unknown.
+impl Stores {
+    /// What is known of the processor that Linux describes like this, in `/proc/cpuinfo`.
+    pub fn of(cpuinfo: &str) -> Stores {
+        let maker = cpuinfo.lines().find_map(|line| line.strip_prefix("vendor_id")).unwrap_or_default();
+        if ["AuthenticAMD", "HygonGenuine"].contains(&maker.trim_start_matches([' ', '\t', ':'])) {
+            Stores::Early
+        } else {
+            Stores::Late
+        }
+    }
+}
+
+fn cpuinfo() -> String {
+    std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()
+}
+
+/// Data caches of one core, in bytes (0 = unknown), and when to store past them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Caches {
     /// First level.
@@ -27,7 +43,7 @@ pub struct Caches {
     pub l2: usize,
     /// Third level, shared between cores.
     pub l3: usize,
-    /// When to store past them.
+    /// By the processor's maker, unless forced.
     pub stores: Stores,
 }
 
@@ -35,7 +51,8 @@ impl Caches {
     /// Those of this machine.
     pub fn detect() -> Caches {
         static CACHES: OnceLock<Caches> = OnceLock::new();
-        let caches = *CACHES.get_or_init(|| Caches { l1: size(1), l2: size(2), l3: size(3), stores: stores() });
+        let caches =
+            *CACHES.get_or_init(|| Caches { l1: size(1), l2: size(2), l3: size(3), stores: Stores::of(&cpuinfo()) });
         Caches { stores: forced().unwrap_or(caches.stores), ..caches }
     }
 
@@ -62,17 +79,6 @@ pub fn force_stores(stores: Stores) {
 fn forced() -> Option<Stores> {
     let forced = FORCED.load(Ordering::Relaxed);
     [Stores::Early, Stores::Late, Stores::Always].into_iter().find(|&stores| stores as u8 + 1 == forced)
-}
-
-/// What is known of the processor's maker, as Linux tells it.
-fn stores() -> Stores {
-    let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let maker = processors.lines().find_map(|line| line.strip_prefix("vendor_id")).unwrap_or_default();
-    if ["AuthenticAMD", "HygonGenuine"].contains(&maker.trim_start_matches([' ', '\t', ':'])) {
-        Stores::Early
-    } else {
-        Stores::Late
-    }
 }
 
 /// The size of the data cache of this level as Linux tells it.

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::layout::Grid;
 use crate::machine::{Caches, Stores};
-use crate::simd::AT_ONCE;
+use crate::simd::{AT_ONCE, LINE};
 
 /// Elements of a block of rows: 16 KiB of float32, half of a common L1.
 const BLOCK: usize = 4096;
@@ -211,6 +211,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether elements `E` on this grid are stored past the caches: planned so, and lines are whole ones of a cache.
+    /// (Measured: what is left over at both ends of each costs more than the rest gains.)
+    pub(crate) fn streams<E>(&self, grid: &Grid) -> bool {
+        self.stream && (!grid.lines || (grid.len * size_of::<E>()).is_multiple_of(LINE))
+    }
+
     /// The plan for this work.
     pub fn new(work: &Work, threads: usize, caches: &Caches) -> Plan {
         let grid = &work.grid;
@@ -272,7 +278,7 @@ pub(crate) fn sample_parts(samples: usize) -> usize {
 }
 
 /// How many adjacent runs a task takes where parameters vary inside them, and a sample has `runs`: with what is added up
-/// beside them they fit in the first-level cache.
+/// beside them short ones fit in the first-level cache; a long one is taken alone.
 pub(crate) fn runs_together(grid: &Grid, runs: usize) -> usize {
     const ELEMENTS: usize = 1024;
     runs.div_ceil(runs.div_ceil((ELEMENTS / grid.len).max(1)))

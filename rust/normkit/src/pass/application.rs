@@ -12,7 +12,7 @@ use crate::layout::Grid;
 use crate::memory::Memory;
 use crate::parallel::run;
 use crate::plan::{Cut, Plan, Steps, tile_statistics};
-use crate::simd::{Aligned, Isa, Kernel, LINE, Real, Simd, Stored, Tile, Waiting, mapped};
+use crate::simd::{Aligned, Isa, Kernel, Real, Simd, Stored, Tile, Waiting, mapped};
 use crate::view::{Input, Output};
 
 /// Operands to apply coefficients to.
@@ -33,11 +33,9 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         outputs && self.mask.is_none() && self.inputs.iter().all(Input::is_direct::<E>)
     }
 
-    /// Whether outputs are stored past the caches: all of it is used in place, and lines begin where those of a cache do.
-    /// (Measured: what is left over at both ends of each costs more than the rest gains.)
+    /// Whether outputs are stored past the caches.
     pub(super) fn streams<E: Stored<T>>(&self, plan: &Plan) -> bool {
-        let whole = (self.grid.len * size_of::<E>()).is_multiple_of(LINE);
-        plan.stream && (whole || !self.grid.lines) && self.is_direct::<E>()
+        plan.streams::<E>(&self.grid) && self.is_direct::<E>()
     }
 
     /// How blocks are divided.

@@ -18,7 +18,7 @@ use crate::kernels::reduce::{GradSums, trusted};
 use crate::layout::Grid;
 use crate::parallel::{Slots, run};
 use crate::plan::{Plan, runs_parts, runs_together};
-use crate::simd::{Aligned, Isa, Kernel, LINE, Lines, LinesMut, Real, Simd, Tile, TileMut, inlined};
+use crate::simd::{Aligned, Isa, Kernel, Lines, LinesMut, Real, Simd, Tile, TileMut, inlined};
 use crate::view::{Input, Output};
 
 /// Samples whose terms are added to one float lane.
@@ -80,7 +80,7 @@ impl<'a, T: Passes> Runs<'a, T> {
         let part = self.samples().div_ceil(parts);
         let (elements, lines) = (each * self.grid.len, (STEP / self.grid.len).max(1));
         let parameters = elements / self.fold;
-        let stream = plan.stream && (self.grid.len * size_of::<T>()).is_multiple_of(LINE);
+        let stream = plan.streams::<T>(&self.grid);
         let state = || {
             Ok(State {
                 weights: Aligned::new(elements)?,

@@ -3,8 +3,8 @@
 
 use std::mem::MaybeUninit;
 
-use super::loops::{add_wide, half_fold, load};
-use super::{Behind, Fold, LINE, Lines, LinesMut, Real, Simd, Stored, Wide, mapped};
+use super::loops::{add_wide, half_fold, load, store_head, stream_lines};
+use super::{Behind, Fold, LINE, Lines, LinesMut, Real, Simd, Stored, Wide, inlined, mapped};
 
 /// Lines whose sums are taken together.
 pub(crate) const AT_ONCE: usize = 16;
@@ -157,35 +157,29 @@ pub(super) unsafe fn map_run<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K
     f: &impl Fn([S::V; K], P) -> S::V,
 ) {
     let zeros = [s.splat(T::ZERO); K];
+    let value = inlined(
+        #[inline(always)]
+        |i: usize, n: usize| {
+            debug_assert!(i + n <= len && n <= S::N);
+            // SAFETY: called with i + n <= len below.
+            f(unsafe { load(s, &from, i, n, &zeros) }, of)
+        },
+    );
     let mut i = 0;
     // SAFETY: all indices stay below len.
     unsafe {
-        let (line, past) = (LINE / size_of::<E>(), to.addr() % LINE);
-        if stream && past.is_multiple_of(size_of::<E>()) {
-            let head = ((LINE - past) % LINE / size_of::<E>()).min(len);
-            while i < head {
-                let n = (head - i).min(S::N);
-                debug_assert!(i + n <= len);
-                E::store_n(s, to.add(i), n, f(load(s, &from, i, n, &zeros), of));
-                i += n;
-            }
-            while i + line <= len {
-                let end = i + line;
-                debug_assert!(to.add(i).addr().is_multiple_of(LINE));
-                while i < end {
-                    E::stream(s, to.add(i), f(load(s, &from, i, S::N, &zeros), of));
-                    i += S::N;
-                }
-            }
+        if stream {
+            i = store_head(s, to, len, LINE, &value);
+            i = stream_lines(s, to, i, len, &value);
         }
         while i + S::N <= len {
             s.will_write(to.add(i));
-            E::store(s, to.add(i), f(load(s, &from, i, S::N, &zeros), of));
+            E::store(s, to.add(i), value(i, S::N));
             i += S::N;
         }
         if i < len {
             debug_assert!(len - i < S::N);
-            E::store_n(s, to.add(i), len - i, f(load(s, &from, i, len - i, &zeros), of));
+            E::store_n(s, to.add(i), len - i, value(i, len - i));
         }
     }
 }

@@ -322,6 +322,57 @@ unsafe fn column_group<
     }
 }
 
+/// Elements of a run up to a multiple of `width` bytes; how many these are.
+/// # Safety
+/// `len` elements are writable from `to` on; `value(i, n)` may be called where `i + n <= len` and `n <= N`.
+#[inline(always)]
+pub(super) unsafe fn store_head<T: Real, E: Stored<T>, S: Simd<T>>(
+    s: S,
+    to: *mut E,
+    len: usize,
+    width: usize,
+    value: &impl Fn(usize, usize) -> S::V,
+) -> usize {
+    let past = to.addr() % width;
+    let head = if past.is_multiple_of(size_of::<E>()) { (width - past) % width / size_of::<E>() } else { 0 }.min(len);
+    let mut i = 0;
+    while i < head {
+        let n = (head - i).min(S::N);
+        debug_assert!(i + n <= len);
+        // SAFETY: as the caller vouches.
+        unsafe { E::store_n(s, to.add(i), n, value(i, n)) };
+        i += n;
+    }
+    head
+}
+
+/// From element `i` of a run on, which begins a line, all whole lines past the caches; where the last of them ends.
+/// # Safety
+/// As of [`store_head`].
+#[inline(always)]
+pub(super) unsafe fn stream_lines<T: Real, E: Stored<T>, S: Simd<T>>(
+    s: S,
+    to: *mut E,
+    mut i: usize,
+    len: usize,
+    value: &impl Fn(usize, usize) -> S::V,
+) -> usize {
+    let line = LINE / size_of::<E>();
+    if !to.wrapping_add(i).addr().is_multiple_of(LINE) {
+        return i;
+    }
+    while i + line <= len {
+        let end = i + line;
+        while i < end {
+            debug_assert!(i + S::N <= len);
+            // SAFETY: as the caller vouches; a line is a multiple of a register.
+            unsafe { E::stream(s, to.add(i), value(i, S::N)) };
+            i += S::N;
+        }
+    }
+    i
+}
+
 /// `out = f(tiles, along)`, element by element; `along[j]` are parameters of the columns. `stream` stores past the
 /// caches. An input may be the output's memory. `HEAVY`: `f` is long, so that one copy of its code is
 /// enough.
@@ -355,26 +406,12 @@ pub(crate) fn map<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const J: us
             let mut i = 0;
             let register = S::N * size_of::<E>();
             let width = if stream { LINE } else { register };
-            let past = to.addr() % width;
-            if !HEAVY && (stream || len >= PEEL) && past != 0 && past.is_multiple_of(size_of::<E>()) {
+            if !HEAVY && (stream || len >= PEEL) {
                 // A store across two lines costs as much as two; a streamed one must not.
-                let head = ((width - past) / size_of::<E>()).min(len);
-                while i < head {
-                    let n = (head - i).min(S::N);
-                    E::store_n(s, to.add(i), n, value(i, n));
-                    i += n;
-                }
+                i = store_head(s, to, len, width, &value);
             }
-            if !HEAVY && stream && to.add(i).addr().is_multiple_of(LINE) {
-                let line = LINE / size_of::<E>();
-                while i + 2 * line <= len {
-                    let mut j = 0;
-                    while j < 2 * line {
-                        E::stream(s, to.add(i + j), value(i + j, S::N));
-                        j += S::N;
-                    }
-                    i += 2 * line;
-                }
+            if !HEAVY && stream {
+                i = stream_lines(s, to, i, len, &value);
             }
             while !HEAVY && i + 4 * S::N <= len {
                 for u in 0..4 {

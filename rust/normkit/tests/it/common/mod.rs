@@ -509,13 +509,14 @@ impl<E: Float> Array<E> {
     }
 }
 
-/// Threads and instruction set of this process, for as long as the guard lives.
+/// Threads and instruction set of this process, for as long as the guard lives. An even number of threads stores past
+/// the caches whatever the size, an odd one never does at the sizes of tests: so that both ways are compared wherever
+/// numbers of threads are.
 pub fn configure(threads: usize, isa: Isa) -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     let guard = LOCK.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     normkit::set_num_threads(threads);
     normkit::force_isa(isa);
-    // So that both ways are compared wherever numbers of threads are.
     normkit::force_stores(if threads.is_multiple_of(2) { Stores::Always } else { Stores::Late });
     guard
 }
