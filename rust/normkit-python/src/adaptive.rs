@@ -4,9 +4,10 @@ use normkit::Adapted;
 use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, describe, type_error, value_error};
-use crate::arrays::{Array, statistics, with_element};
+use crate::arrays::{Array, with_element};
 use crate::batch::{gradient, input};
 use crate::gradients::named;
+use crate::parameters::statistics;
 
 /// What the backward pass of an adaptive instance norm needs: references to content and style, and the statistics.
 ///

@@ -1,17 +1,15 @@
 //! NumPy arrays as tensors, and the other way.
 
-use std::alloc::{Layout, alloc, dealloc};
-use std::fmt::Display;
-
 use normkit::layout::strides_like;
 use normkit::{Element, Tensor, TensorMut, overlaps_in_units, shape_text};
-use numpy::npyffi::{NPY_ARRAY_WRITEABLE, NpyTypes, PY_ARRAY_API, flags, get_type_object};
+use numpy::npyffi::{NPY_ARRAY_WRITEABLE, flags};
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods, dtype};
-use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict};
 
+use crate::allocation::allocate;
 use crate::arguments::{Arg, describe, type_error, value_error};
+use crate::overlap::Span;
 
 /// The dtypes of `x`, `y` and their gradients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,7 +21,7 @@ pub(crate) enum Dtype {
 }
 
 impl Dtype {
-    fn of(descr: &Bound<'_, PyArrayDescr>) -> Option<Dtype> {
+    pub(crate) fn of(descr: &Bound<'_, PyArrayDescr>) -> Option<Dtype> {
         match (descr.kind(), descr.itemsize()) {
             (b'f', 4) => Some(Dtype::F32),
             (b'f', 8) => Some(Dtype::F64),
@@ -42,7 +40,7 @@ impl Dtype {
         }
     }
 
-    fn descr(self, py: Python<'_>) -> PyResult<Bound<'_, PyArrayDescr>> {
+    pub(crate) fn descr(self, py: Python<'_>) -> PyResult<Bound<'_, PyArrayDescr>> {
         match self {
             Dtype::F32 => Ok(dtype::<f32>(py)),
             Dtype::F64 => Ok(dtype::<f64>(py)),
@@ -109,7 +107,7 @@ pub(crate) fn as_array<'py>(
 
 /// A plain copy in this dtype and memory order (as `numpy.array` takes it), whatever methods a subclass may have.
 /// Overflow in the conversion gives infinity, silently.
-fn copy<'py>(
+pub(crate) fn copy<'py>(
     array: &Bound<'py, PyAny>,
     descr: &Bound<'py, PyArrayDescr>,
     order: &str,
@@ -135,12 +133,12 @@ pub(crate) fn data(array: &Bound<'_, PyUntypedArray>) -> *mut u8 {
     unsafe { (*array.as_array_ptr()).fields.data.cast() }
 }
 
-fn is_writeable(array: &Bound<'_, PyUntypedArray>) -> bool {
+pub(crate) fn is_writeable(array: &Bound<'_, PyUntypedArray>) -> bool {
     // SAFETY: an array object is valid while it is borrowed.
     unsafe { (*array.as_array_ptr()).fields.flags & NPY_ARRAY_WRITEABLE != 0 }
 }
 
-fn is_plain(array: &Bound<'_, PyUntypedArray>) -> bool {
+pub(crate) fn is_plain(array: &Bound<'_, PyUntypedArray>) -> bool {
     // SAFETY: an array object is valid while it is borrowed.
     let aligned = unsafe { (*array.as_array_ptr()).fields.flags & flags::NPY_ARRAY_ALIGNED != 0 };
     let size = array.dtype().itemsize() as isize;
@@ -311,351 +309,4 @@ impl<'py> Output<'py> {
         out.py().import("numpy")?.call_method1("copyto", (&out, self.array.object))?;
         Ok(out.into_any())
     }
-}
-
-/// The memory of an array: the bytes from its first to its last element.
-#[derive(Clone, Copy)]
-struct Span<'a, 'py> {
-    array: &'a Bound<'py, PyUntypedArray>,
-    low: usize,
-    high: usize,
-}
-
-impl<'a, 'py> Span<'a, 'py> {
-    fn of(array: &'a Bound<'py, PyUntypedArray>) -> Self {
-        if array.is_empty() {
-            return Span { array, low: 0, high: 0 };
-        }
-        let (mut low, mut high) = (data(array).addr() as isize, data(array).addr() as isize);
-        for (&n, &stride) in array.shape().iter().zip(array.strides()) {
-            let far = (n as isize - 1) * stride;
-            (low, high) = (low + far.min(0), high + far.max(0));
-        }
-        Span { array, low: low as usize, high: high as usize + array.dtype().itemsize() }
-    }
-
-    /// Whether two arrays share an element; where that is too hard to tell, whether they may.
-    fn overlaps(&self, other: &Span) -> PyResult<bool> {
-        if self.low >= other.high || other.low >= self.high {
-            return Ok(false);
-        }
-        const EFFORT: usize = 100_000;
-        let numpy = self.array.py().import("numpy")?;
-        let shared = numpy.call_method1("shares_memory", (self.array, other.array, EFFORT));
-        Ok(shared.and_then(|shared| shared.is_truthy()).unwrap_or(true))
-    }
-}
-
-/// See [`Span::overlaps`].
-pub(crate) fn overlaps(a: &Bound<'_, PyUntypedArray>, b: &Bound<'_, PyUntypedArray>) -> PyResult<bool> {
-    Span::of(a).overlaps(&Span::of(b))
-}
-
-/// Memory of an array that we have allocated: on whole lines, and on huge pages where it is large.
-#[pyclass(frozen, module = "normkit._normkit")]
-struct Memory {
-    data: *mut u8,
-    layout: Layout,
-}
-
-// SAFETY: nothing here reads or writes the memory; it is only freed.
-unsafe impl Send for Memory {}
-// SAFETY: as above.
-unsafe impl Sync for Memory {}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `Memory::new` with this layout.
-        unsafe { dealloc(self.data, self.layout) }
-    }
-}
-
-impl Memory {
-    fn new(bytes: usize) -> PyResult<Memory> {
-        const LINE: usize = 64;
-        const HUGE_PAGE: usize = 2 << 20;
-        let huge = bytes >= 2 * HUGE_PAGE;
-        let failed = || PyMemoryError::new_err(format!("normkit: cannot allocate an output of {bytes} bytes"));
-        let layout =
-            Layout::from_size_align(bytes.max(1), if huge { HUGE_PAGE } else { LINE }).map_err(|_| failed())?;
-        debug_assert!(layout.size() > 0);
-        // SAFETY: the layout has a size.
-        let data = unsafe { alloc(layout) };
-        if data.is_null() {
-            return Err(failed());
-        }
-        #[cfg(target_os = "linux")]
-        if huge {
-            debug_assert!(data.addr().is_multiple_of(HUGE_PAGE) && bytes / HUGE_PAGE * HUGE_PAGE <= layout.size());
-            // SAFETY: whole pages of our own allocation; a refusal changes nothing.
-            unsafe { libc::madvise(data.cast(), bytes / HUGE_PAGE * HUGE_PAGE, libc::MADV_HUGEPAGE) };
-        }
-        Ok(Memory { data, layout })
-    }
-}
-
-/// A new array; `strides` are those of a dense one, in elements.
-fn allocate<'py>(
-    py: Python<'py>,
-    dtype: Dtype,
-    shape: &[usize],
-    strides: &[isize],
-) -> PyResult<Bound<'py, PyUntypedArray>> {
-    let size = dtype.size();
-    let bytes = shape.iter().product::<usize>() * size;
-    let descr = dtype.descr(py)?;
-    let memory = Memory::new(bytes)?;
-    let data = memory.data;
-    let memory = Bound::new(py, memory)?;
-    let mut dims: Vec<_> = shape.iter().map(|&n| n as isize).collect();
-    let mut steps: Vec<_> = strides.iter().map(|&s| s * size as isize).collect();
-    debug_assert!(strides.iter().all(|&stride| stride >= 0) && !normkit::overlaps_itself(shape, strides));
-    debug_assert!({
-        let last: isize = dims.iter().zip(&steps).map(|(n, step)| (n - 1) * step).sum();
-        shape.contains(&0) || last as usize + size == bytes
-    });
-    // SAFETY: the memory holds an array of this shape and strides, as just asserted, and the array keeps it alive as its
-    // base; both calls take over the references that they are given.
-    unsafe {
-        let array = PY_ARRAY_API.PyArray_NewFromDescr(
-            py,
-            get_type_object(py, NpyTypes::PyArray_Type),
-            descr.into_dtype_ptr(),
-            dims.len() as _,
-            dims.as_mut_ptr(),
-            steps.as_mut_ptr(),
-            data.cast(),
-            NPY_ARRAY_WRITEABLE,
-            std::ptr::null_mut(),
-        );
-        let array = Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked::<PyUntypedArray>();
-        if PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_array_ptr(), memory.into_ptr()) < 0 {
-            return Err(PyErr::fetch(py));
-        }
-        Ok(array)
-    }
-}
-
-/// A parameter: one number for each channel, in any shape that says so and any float dtype.
-pub(crate) struct Parameter {
-    pub(crate) array: Py<PyUntypedArray>,
-    pub(crate) values: Vec<f64>,
-}
-
-/// What the channels are, for messages.
-#[derive(Clone, Copy)]
-pub(crate) struct Channels<'a> {
-    pub(crate) count: usize,
-    pub(crate) of: &'a dyn Display,
-}
-
-impl Parameter {
-    /// One number for each channel; nothing where `object` is None.
-    pub(crate) fn optional(
-        function: &str,
-        name: &str,
-        object: Option<&Bound<'_, PyAny>>,
-        channels: Channels,
-    ) -> PyResult<Option<Parameter>> {
-        let object = object.filter(|object| !object.is_none());
-        object.map(|object| Parameter::required(function, name, object, channels)).transpose()
-    }
-
-    pub(crate) fn required(
-        function: &str,
-        name: &str,
-        object: &Bound<'_, PyAny>,
-        channels: Channels,
-    ) -> PyResult<Parameter> {
-        let array = float_array(function, name, object)?;
-        let Channels { count, of } = channels;
-        let shape = array.shape();
-        if shape.is_empty() || array.len() != count || shape.iter().filter(|&&n| n != 1).count() > 1 {
-            let expected = format!("have {count} elements ({of})");
-            return Err(value_error(function, name, expected, format!("shape {}", shape_text(shape))));
-        }
-        let values = read(&array)?;
-        Ok(Parameter { array: array.unbind(), values })
-    }
-
-    /// One number for each position of `inner`, in that shape (axes of one element may be there or not).
-    pub(crate) fn shaped(
-        function: &str,
-        name: &str,
-        object: Option<&Bound<'_, PyAny>>,
-        inner: &[usize],
-    ) -> PyResult<Option<Parameter>> {
-        let Some(object) = object.filter(|object| !object.is_none()) else { return Ok(None) };
-        let array = float_array(function, name, object)?;
-        let squeezed = |shape: &[usize]| shape.iter().copied().filter(|&n| n != 1).collect::<Vec<_>>();
-        if squeezed(array.shape()) != squeezed(inner) || array.shape().is_empty() {
-            let expected = format!("have shape {} (the normalized axes of x)", shape_text(inner));
-            return Err(value_error(function, name, expected, format!("shape {}", shape_text(array.shape()))));
-        }
-        let values = read(&array)?;
-        Ok(Some(Parameter { array: array.unbind(), values }))
-    }
-
-    /// Numbers in the shape and dtype of this parameter.
-    pub(crate) fn like<'py>(&self, py: Python<'py>, values: &[f64]) -> PyResult<Bound<'py, PyAny>> {
-        let array = self.array.bind(py);
-        let descr = array.dtype();
-        let new = if Dtype::of(&descr) == Some(Dtype::F32) && descr.is_native_byteorder() == Some(true) {
-            vector_of::<f32>(py, Dtype::F32, values)?
-        } else {
-            let wide = vector_of::<f64>(py, Dtype::F64, values)?;
-            if descr.is_equiv_to(&dtype::<f64>(py)) { wide } else { copy(&wide, &descr, "C")?.into_any() }
-        };
-        if array.ndim() == 1 { Ok(new) } else { new.call_method1("reshape", (array.shape().to_vec(),)) }
-    }
-}
-
-fn float_array<'py>(function: &str, name: &str, object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
-    let array = as_array(function, name, object)?;
-    if array.dtype().kind() != b'f' && Dtype::of(&array.dtype()).is_none() {
-        return Err(type_error(function, name, "be a float array", dtype_text(&array)));
-    }
-    Ok(array)
-}
-
-/// The straight walk through a parameter: its length and the distance between elements, in bytes.
-fn line(array: &Bound<'_, PyUntypedArray>) -> isize {
-    array.shape().iter().zip(array.strides()).find(|&(&n, _)| n > 1).map_or(0, |(_, &stride)| stride)
-}
-
-/// The numbers of a parameter.
-fn read(array: &Bound<'_, PyUntypedArray>) -> PyResult<Vec<f64>> {
-    fn extend<E: Element>(values: &mut Vec<f64>, array: &Bound<'_, PyUntypedArray>) {
-        let (data, step) = (data(array), line(array));
-        debug_assert!(is_plain(array) && array.dtype().itemsize() == size_of::<E>());
-        // SAFETY: an aligned array of `E` with that many elements this far apart.
-        values.extend((0..array.len() as isize).map(|i| unsafe { data.offset(i * step).cast::<E>().read() }.to_f64()));
-    }
-    let mut values = Vec::new();
-    let failed = |_| PyMemoryError::new_err(format!("normkit: cannot hold {} parameters", array.len()));
-    values.try_reserve_exact(array.len()).map_err(failed)?;
-    let straight = array.shape().iter().filter(|&&n| n > 1).count() <= 1;
-    match Dtype::of(&array.dtype()).filter(|_| straight && is_plain(array)) {
-        Some(dtype) => with_element!(dtype, E => extend::<E>(&mut values, array)),
-        None => {
-            let flat = copy(array, &dtype::<f64>(array.py()), "C")?.call_method1("reshape", (-1,))?;
-            extend::<f64>(&mut values, flat.cast()?);
-        }
-    }
-    Ok(values)
-}
-
-/// Running statistics: parameters that are written to.
-pub(crate) struct Running {
-    pub(crate) mean: Parameter,
-    pub(crate) var: Parameter,
-}
-
-impl Running {
-    /// Both or neither.
-    pub(crate) fn optional(
-        function: &str,
-        mean: Option<&Bound<'_, PyAny>>,
-        var: Option<&Bound<'_, PyAny>>,
-        channels: Channels,
-        written: bool,
-        apart: &[(&str, Option<&Bound<'_, PyUntypedArray>>)],
-    ) -> PyResult<Option<Running>> {
-        let mean = Parameter::optional(function, "running_mean", mean, channels)?;
-        let var = Parameter::optional(function, "running_var", var, channels)?;
-        let (mean, var) = match (mean, var) {
-            (Some(mean), Some(var)) => (mean, var),
-            (None, None) => return Ok(None),
-            (Some(_), None) => {
-                return Err(value_error(function, "running_var", "be given together with `running_mean`", "None"));
-            }
-            (None, Some(_)) => {
-                return Err(value_error(function, "running_mean", "be given together with `running_var`", "None"));
-            }
-        };
-        if written {
-            Python::attach(|py| {
-                let arrays = [("running_mean", mean.array.bind(py)), ("running_var", var.array.bind(py))];
-                for (name, array) in arrays {
-                    if !is_writeable(array) {
-                        return Err(value_error(function, name, "be writeable in training", "a read-only array"));
-                    }
-                    if overlaps_in_units(array.shape(), array.strides(), array.dtype().itemsize()) {
-                        return Err(value_error(function, name, "hold each element once", "strides that overlap"));
-                    }
-                }
-                let spans = arrays.map(|(name, array)| (name, Span::of(array)));
-                if spans[0].1.overlaps(&spans[1].1)? {
-                    return Err(value_error(function, "running_var", "not overlap running_mean", "shared memory"));
-                }
-                for (other, of) in apart.iter().filter_map(|(name, other)| Some((name, Span::of((*other)?)))) {
-                    for (name, span) in &spans {
-                        if span.overlaps(&of)? {
-                            return Err(value_error(function, name, format!("not overlap {other}"), "shared memory"));
-                        }
-                    }
-                }
-                Ok(())
-            })?;
-        }
-        Ok(Some(Running { mean, var }))
-    }
-
-    /// Writes the new values, which must have been checked to be writeable, back to the arrays.
-    pub(crate) fn write(&self, py: Python<'_>) -> PyResult<()> {
-        fn to<E: Element>(array: &Bound<'_, PyUntypedArray>, values: &[f64]) {
-            let (data, step) = (data(array), line(array));
-            debug_assert!(is_plain(array) && is_writeable(array) && array.dtype().itemsize() == size_of::<E>());
-            debug_assert!(values.len() <= array.len());
-            for (i, &x) in values.iter().enumerate() {
-                // SAFETY: an aligned writeable array of `E` with that many elements this far apart.
-                unsafe { data.offset(i as isize * step).cast::<E>().write(E::from_f64(x)) };
-            }
-        }
-        let plain = |array: &Bound<'_, PyUntypedArray>| Dtype::of(&array.dtype()).filter(|_| is_plain(array));
-        let parameters = [&self.mean, &self.var];
-        // Conversions by NumPy first: they may fail, writing may not.
-        let mut converted = Vec::new();
-        for parameter in parameters {
-            let needed = plain(parameter.array.bind(py)).is_none();
-            converted.push(if needed { Some(parameter.like(py, &parameter.values)?) } else { None });
-        }
-        for (parameter, converted) in parameters.into_iter().zip(converted) {
-            let array = parameter.array.bind(py);
-            match (plain(array), converted) {
-                (Some(dtype), _) => with_element!(dtype, E => to::<E>(array, &parameter.values)),
-                (None, Some(values)) => {
-                    py.import("numpy")?.call_method1("copyto", (array, values))?;
-                }
-                (None, None) => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A new array of one axis with these values, rounded to its type.
-fn vector_of<'py, E: Element>(py: Python<'py>, dtype: Dtype, values: &[f64]) -> PyResult<Bound<'py, PyAny>> {
-    let array = Array::vector(py, dtype, values.len())?;
-    // SAFETY: contiguous, new and ours.
-    for (to, &x) in unsafe { array.slice_mut::<E>() }.iter_mut().zip(values) {
-        *to = E::from_f64(x);
-    }
-    Ok(array.object.into_any())
-}
-
-/// The numbers, if there is memory for them.
-pub(crate) fn collect(numbers: impl ExactSizeIterator<Item = f64>) -> PyResult<Vec<f64>> {
-    let mut collected = Vec::new();
-    let failed = |_| PyMemoryError::new_err(format!("normkit: cannot hold {} numbers", numbers.len()));
-    collected.try_reserve_exact(numbers.len()).map_err(failed)?;
-    collected.extend(numbers);
-    Ok(collected)
-}
-
-/// A read-only float64 array of this shape.
-pub(crate) fn statistics<'py>(py: Python<'py>, values: &[f64], shape: &[usize]) -> PyResult<Bound<'py, PyAny>> {
-    let array = vector_of::<f64>(py, Dtype::F64, values)?.call_method1("reshape", (shape.to_vec(),))?;
-    array.call_method1("setflags", (false,))?;
-    Ok(array)
 }

@@ -6,9 +6,11 @@ use normkit::{Extras, Used, rstd};
 use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, describe, type_error, value_error};
-use crate::arrays::{Array, Channels, Output, Parameter, Running, collect, overlaps, statistics, with_element};
+use crate::arrays::{Array, Output, with_element};
 use crate::epilogue::{Epilogue, Kept};
 use crate::gradients::with_residual;
+use crate::overlap::overlaps;
+use crate::parameters::{Channels, Parameter, Running, collect, statistics};
 
 /// What the backward pass of a batch norm needs: references to x and the parameters, and the statistics.
 ///

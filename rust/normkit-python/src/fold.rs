@@ -4,8 +4,9 @@ use normkit::{BatchNormOf, ConvOf, Element};
 use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, value_error};
-use crate::arrays::{Array, Channels, Parameter, with_element};
+use crate::arrays::{Array, with_element};
 use crate::batch::check_variances;
+use crate::parameters::{Channels, Parameter};
 
 /// Fold a batch normalization into the convolution (or linear layer) before it.
 ///

@@ -4,10 +4,11 @@ use normkit::Grouping;
 use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, describe, integer, type_error, value_error};
-use crate::arrays::{Array, Channels, Parameter, statistics, with_element};
+use crate::arrays::{Array, with_element};
 use crate::batch::{gradient, input};
 use crate::epilogue::{Epilogue, Kept};
 use crate::gradients::with_residual;
+use crate::parameters::{Channels, Parameter, statistics};
 
 /// What the backward pass of a group norm needs: references to x and the parameters, and the statistics.
 ///

@@ -5,9 +5,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::arguments::{Arg, axis as check_axis, compute, describe, integer, type_error, value_error};
-use crate::arrays::{Array, Parameter, statistics, with_element};
+use crate::arrays::{Array, with_element};
 use crate::batch::gradient;
 use crate::gradients::named;
+use crate::parameters::{Parameter, statistics};
 
 /// What the backward pass of a layer norm needs: references to x and the parameters, and the statistics.
 ///

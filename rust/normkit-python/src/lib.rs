@@ -1,6 +1,7 @@
 //! Python bindings of normkit: arguments in, errors out. No arithmetic.
 
 mod adaptive;
+mod allocation;
 mod arguments;
 mod arrays;
 mod batch;
@@ -10,6 +11,8 @@ mod gradients;
 mod group;
 mod layer;
 mod moments;
+mod overlap;
+mod parameters;
 mod process;
 mod renorm;
 mod sync;

@@ -6,7 +6,8 @@ use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyTuple};
 
 use crate::arguments::{Arg, axis as check_axis, compute, describe, integer, type_error, value_error};
-use crate::arrays::{Array, collect, statistics, with_element};
+use crate::arrays::{Array, with_element};
+use crate::parameters::{collect, statistics};
 
 /// Count, mean and sum of squared deviations of a set of values, for each position of the axes that were kept.
 ///

@@ -4,9 +4,11 @@ use normkit::{Used, rstd};
 use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, describe, type_error, value_error};
-use crate::arrays::{Array, Channels, Parameter, Running, collect, overlaps, statistics, with_element};
+use crate::arrays::{Array, with_element};
 use crate::batch::{check_variances, gradient, inference, input};
 use crate::gradients::named;
+use crate::overlap::overlaps;
+use crate::parameters::{Channels, Parameter, Running, collect, statistics};
 
 /// What the backward pass of a batch renorm needs: references to x and the parameters, and the statistics.
 ///

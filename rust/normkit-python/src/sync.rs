@@ -4,8 +4,9 @@ use normkit::{Extras, ParameterGradients, Used};
 use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, describe, type_error};
-use crate::arrays::{Array, Channels, Parameter, collect, statistics, with_element};
+use crate::arrays::{Array, with_element};
 use crate::batch::{BatchNormCache, check_variances, gradient, inference, input};
+use crate::parameters::{Channels, Parameter, collect, statistics};
 
 /// The training forward pass with statistics that the caller has gathered: (y, cache).
 #[pyfunction]

@@ -5,8 +5,9 @@ use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, describe, integer, type_error, value_error};
-use crate::arrays::{Array, Channels, Output, Parameter, statistics, with_element};
+use crate::arrays::{Array, Output, with_element};
 use crate::gradients::named;
+use crate::parameters::{Channels, Parameter, statistics};
 
 /// An axis of the weight called `name`.
 fn axis(function: &str, name: &str, dim: i64, weight: &Array) -> PyResult<usize> {
