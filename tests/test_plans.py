@@ -62,6 +62,7 @@ def test_given_statistics_and_nothing_written(capsys):
     assert plan["schedule"] == "one pass, as the statistics are given"
     (plan,) = shown(capsys, lambda: nk.moments(x, (0, 2, 3)))
     assert plan["memory"].endswith("writes 0 B")
+    assert plan["stores"] == "none"
     assert "applied" not in plan["schedule"]
 
 

@@ -5,13 +5,15 @@
 //! `k * width + w`, k below `kept`, has the same number in the row-major order of the kept axes. Where each statistic
 //! is one short run, the kept positions are the rows instead (`lines`), so that many are taken at a time.
 
+use crate::plan::BLOCK;
+
 /// Reduced runs at least this long are summed along; shorter ones are taken many at a time and summed down.
 pub(crate) const LONG: usize = 256;
 /// Runs up to this long are taken several at a time where each is a statistic.
 const SHORT: usize = 2048;
-/// The same where gradients of parameters are taken along with each run. Not longer than the blocks that other ways through
-/// memory take: sums are then added in the same order, so that dx has the same bits whatever the strides.
-const RUN: usize = 4096;
+/// The same where gradients of parameters are taken along with each run. Longer ones are blocks by themselves on every other
+/// way through memory: sums would be added in another order, and the bits of dx would depend on strides.
+const RUN: usize = BLOCK;
 /// With fewer rows there is nothing to gain from summing down.
 const FEW_ROWS: usize = 4;
 /// Runs of columns shorter than this take several rows as one, to fill registers…

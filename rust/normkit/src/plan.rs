@@ -11,7 +11,7 @@ use crate::machine::{Caches, Stores};
 use crate::simd::{AT_ONCE, LINE};
 
 /// Elements of a block of rows: 16 KiB of float32, half of a common L1.
-const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 /// Elements that are applied at a time to copies of operands: 8 KiB of float32 for each.
 const COPIED: usize = 2048;
 /// Rows of a block of columns: enough that merging it costs little, few enough for float lanes.

@@ -11,7 +11,7 @@ use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
 use crate::memory::Memory;
 use crate::parallel::run;
-use crate::plan::{Cut, Plan, Steps, tile_statistics};
+use crate::plan::{Cut, Plan, Steps, columns_at_once, tile_statistics};
 use crate::simd::{Aligned, Isa, Kernel, Real, Simd, Stored, Tile, Waiting, mapped};
 use crate::view::{Input, Output};
 
@@ -38,15 +38,25 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         plan.streams::<E>(&self.grid) && self.is_direct::<E>()
     }
 
+    /// Whether each line is taken with its own coefficients. Where these lie among columns and outputs are stored past the
+    /// caches they are not: whole rows of columns have fewer ragged ends.
+    fn in_lines(&self, stream: bool) -> bool {
+        self.grid.in_lines() && !(stream && self.grid.columns)
+    }
+
     /// How blocks are divided.
     fn steps<E: Stored<T>>(&self) -> Steps {
         if self.is_direct::<E>() { Steps::WHOLE } else { Steps::of_copies(&self.grid) }
     }
 
     /// What a thread needs for it.
-    pub(super) fn needs<E: Stored<T>>(&self) -> Needs {
+    pub(super) fn needs<E: Stored<T>>(&self, stream: bool) -> Needs {
         let outputs = [Some(&self.out), self.second.as_ref()];
-        Needs::of::<T, E>(&self.grid, self.steps::<E>(), &self.inputs, self.mask.is_some(), outputs)
+        let mut needs = Needs::of::<T, E>(&self.grid, self.steps::<E>(), &self.inputs, self.mask.is_some(), outputs);
+        if self.grid.columns && !self.in_lines(stream) {
+            needs.columns = columns_at_once(&self.grid);
+        }
+        needs
     }
 
     /// Cells from start to end, last first: what was read last is still in cache.
@@ -106,7 +116,7 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         // Short chunks are taken several at a time.
         let each = (all * TASK / (self.grid.statistics() * self.grid.count()).max(1)).clamp(1, all.max(1));
         let repeats = coefficients.len() < self.grid.statistics();
-        let mut needs = self.needs::<E>();
+        let mut needs = self.needs::<E>(stream);
         needs.coefficients = if repeats { needs.cells } else { 0 };
         run(
             plan.threads,
@@ -159,7 +169,7 @@ impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: u
         debug_assert!(!self.stream || self.application.is_direct::<E>());
         let (cut, grid, w) = (self.cut, &self.application.grid, self.piece.1.clone());
         let steps = self.application.steps::<E>();
-        if grid.columns && !self.in_lines() {
+        if grid.columns && !self.application.in_lines(self.stream) {
             let pattern = Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold };
             expand(pattern, self.cells, &mut self.scratch.columns);
         }
@@ -184,18 +194,12 @@ impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: u
 impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: usize>
     ApplyChunks<'_, '_, T, E, C, K, J>
 {
-    /// Whether each line is taken with its own coefficients. Stores past the caches are to be whole lines of these, which
-    /// a row of columns is, if any.
-    fn in_lines(&self) -> bool {
-        self.application.grid.in_lines() && !(self.stream && self.application.grid.columns)
-    }
-
     /// Some columns of some rows.
     /// # Safety
     /// No other thread touches their outputs meanwhile.
     #[inline(always)]
     unsafe fn step<S: Simd<T>>(&mut self, s: S, rows: &Range<usize>, columns: &Range<usize>) {
-        let in_lines = self.in_lines();
+        let in_lines = self.application.in_lines(self.stream);
         let ApplyChunks { application, ref piece, stream, cells, .. } = *self;
         let k = piece.0;
         let Application { grid, inputs, out, second, mask } = application;

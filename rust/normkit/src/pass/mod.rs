@@ -127,7 +127,7 @@ where
         let stream = self.apply.as_ref().is_some_and(|apply| apply.streams::<E>(plan));
         let waits = C::WAITS && !stream && plain && self.apply.as_ref().is_some_and(Application::can_wait::<E>);
         let lines = C::WAITS && !stream && self.by_lines::<E>();
-        let needs = self.needs::<E>(statistics.min(per_sample), lines, waits);
+        let needs = self.needs::<E>(statistics.min(per_sample), [stream, lines, waits]);
         if lines {
             let task = |task: usize, state: &mut State<T, E, A::Total, C>| {
                 let first = task % across * statistics;
@@ -196,9 +196,9 @@ where
     }
 
     /// What a thread needs that takes so many statistics at a time.
-    fn needs<E: Stored<T>>(&self, statistics: usize, lines: bool, waits: bool) -> Needs {
+    fn needs<E: Stored<T>>(&self, statistics: usize, [stream, lines, waits]: [bool; 3]) -> Needs {
         let operands =
-            self.reduce.needs::<E>().or(self.apply.as_ref().map_or(Needs::default(), Application::needs::<E>));
+            self.reduce.needs::<E>().or(self.apply.as_ref().map_or(Needs::default(), |apply| apply.needs::<E>(stream)));
         let each = if lines { self.step::<E>().min(statistics) } else { statistics };
         let (totals, coefficients) = (each * self.parts, each * self.cells);
         Needs {

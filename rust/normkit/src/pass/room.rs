@@ -77,7 +77,7 @@ impl Needs {
     ) -> Needs {
         let block = Cut::new(grid).most(grid, steps);
         let mut needs = Needs { cells: tile_statistics(grid).min(grid.statistics()), ..Needs::default() };
-        if grid.columns {
+        if grid.columns && !grid.in_lines() {
             needs.columns = columns_at_once(grid);
         }
         if masked {
