@@ -66,10 +66,7 @@ impl Display for Explained<'_> {
             _ if work.written == 0 => write!(f, "stores     none"),
             (Stores::Always, _) => write!(f, "stores     past the caches, always"),
             (Stores::Early, true) => {
-                write!(
-                    f,
-                    "stores     past the caches where lines are whole, as at least {from} (3/4 of the last cache) are read and written"
-                )
+                write!(f, "stores     past the caches, as at least {from} (3/4 of the last cache) are read and written")
             }
             (Stores::Early, false) => {
                 write!(
@@ -79,10 +76,7 @@ impl Display for Explained<'_> {
             }
             (Stores::Late, true) => {
                 let of = format!("{from} ({STREAM} times the last cache)");
-                write!(
-                    f,
-                    "stores     past the caches where lines are whole, as at least {of} are written, by {MANY} threads or more"
-                )
+                write!(f, "stores     past the caches, as at least {of} are written, by {MANY} threads or more")
             }
             (Stores::Late, false) if work.written >= from.0 => {
                 write!(f, "stores     through the caches, as fewer than {MANY} threads write")

@@ -7,8 +7,12 @@
 
 use crate::plan::BLOCK;
 
-/// Reduced runs at least this long are summed along; shorter ones are taken many at a time and summed down.
-pub(crate) const LONG: usize = 256;
+/// Reduced runs at least this long are taken one by one; shorter ones many at a time, so that memory is read in longer
+/// stretches than these (measured: two runs of 3136 at a time take 0.65 to 0.75 of the time of one by one).
+const LONG: usize = 4096;
+/// Where nothing is reduced, runs that adjoin and are at least this long are lines (measured: 49 elements take 0.8 to 1.0 of
+/// what columns take, 25 take 1.2).
+pub(crate) const ADJOINING: usize = 48;
 /// Runs up to this long are taken several at a time where each is a statistic.
 const SHORT: usize = 2048;
 /// The same where gradients of parameters are taken along with each run. Longer ones are blocks by themselves on every other

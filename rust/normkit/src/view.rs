@@ -110,6 +110,11 @@ impl<'a, T: Real> Input<'a, T> {
         Some(unsafe { base.tile(at, rows.len(), stride, columns.len()) })
     }
 
+    /// Whether rows of `len` elements follow each other.
+    pub(crate) fn adjoins(&self, len: usize) -> bool {
+        self.straight == Some(len as isize)
+    }
+
     /// Whether its elements are these, and tiles are used where they are.
     pub(crate) fn is_direct<E: Stored<T>>(&self) -> bool {
         self.straight.is_some() && E::read(self.source).is_some()
@@ -177,6 +182,11 @@ fn gather_with<T: Real, E: Copy>(base: Base<E>, block: Block, stage: &mut [T], c
 impl<'a, T: Real> Output<'a, T> {
     pub(crate) fn new<E: Element>(tensor: &TensorMut<'a, E>, walk: &Walk) -> Self {
         Output { sink: E::sink(tensor.base), straight: walk.direct(), walk: walk.clone(), computes: PhantomData }
+    }
+
+    /// Whether rows of `len` elements follow each other.
+    pub(crate) fn adjoins(&self, len: usize) -> bool {
+        self.straight == Some(len as isize)
     }
 
     /// Whether its elements are these, and tiles are written where they are.

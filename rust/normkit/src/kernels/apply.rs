@@ -61,6 +61,8 @@ pub trait Coefficients<T: Real, const K: usize, const J: usize>: Copy + Send + S
     const NONE: Self;
     /// Whether the code is long, so that one copy of it is enough.
     const HEAVY: bool = false;
+    /// Whether there is a second output.
+    const SECOND: bool = false;
     /// Whether cells may wait while others are reduced, which takes code of its own.
     const WAITS: bool = false;
     /// The coefficients of a cell, in order.
@@ -83,7 +85,7 @@ fn output<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K: usize, const J
     operands: [S::V; K],
     coefficients: [S::V; J],
 ) -> S::V {
-    if second { like.second(s, operands, coefficients) } else { like.of(s, operands, coefficients) }
+    if B::SECOND && second { like.second(s, operands, coefficients) } else { like.of(s, operands, coefficients) }
 }
 
 /// A cell's coefficients in registers.
@@ -316,6 +318,7 @@ pub struct GradFused<T> {
 
 impl<T: Real, const K: usize> Coefficients<T, K, 7> for GradFused<T> {
     const HEAVY: bool = true;
+    const SECOND: bool = true;
     const NONE: Self = GradFused {
         grad: GradAffine::NONE,
         scale: T::ZERO,

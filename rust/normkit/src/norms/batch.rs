@@ -11,7 +11,7 @@ use crate::error::{Error, Result, gathered, zeros};
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, GradAffine, Scale};
 use crate::kernels::reduce::GradSums;
-use crate::layout::{Grid, LONG, Walk, grid, keep, plain_grid};
+use crate::layout::{ADJOINING, Grid, Walk, grid, keep, plain_grid};
 use crate::moments::Moments;
 use crate::parallel::Slots;
 use crate::pass::{Pass, Passes, Reduction};
@@ -206,14 +206,16 @@ fn cell<T: Real>(c: usize, mean: &[f64], rstd: &[f64], weight: Option<&[f64]>, b
 }
 
 /// Where nothing is reduced, samples may be cells too: where channels are outermost but for them, cells are then walked
-/// in the order of memory, and the channels' coefficients repeat. Short cells make columns with their neighbours instead.
+/// in the order of memory, and the channels' coefficients repeat. Cells that are short, or lie where lines cannot be taken
+/// in place, make columns with their neighbours instead.
 fn inference_grid<E, const P: usize>(x: &Tensor<E>, axis: usize, strides: [&[isize]; P]) -> (Grid, [Walk; P]) {
     let mut kept = keep(x.shape.len(), [axis]);
     let outermost = |other: usize| x.strides[other].unsigned_abs() > x.strides[axis].unsigned_abs();
     if (0..axis).all(outermost) {
         kept[..axis].fill(true);
         let (grid, walks) = grid(&x.shape, &kept, strides);
-        if !grid.columns && grid.len >= LONG {
+        let direct = !grid.lines || walks.iter().all(|walk| walk.direct().is_some());
+        if !grid.columns && grid.len >= ADJOINING && direct {
             return (grid, walks);
         }
         kept[..axis].fill(false);

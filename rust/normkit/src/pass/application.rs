@@ -11,8 +11,8 @@ use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
 use crate::memory::Memory;
 use crate::parallel::run;
-use crate::plan::{Cut, Plan, Steps, columns_at_once, tile_statistics};
-use crate::simd::{Aligned, Isa, Kernel, Real, Simd, Stored, Tile, Waiting, mapped};
+use crate::plan::{Cut, Plan, Steps, shared, tile_statistics};
+use crate::simd::{Aligned, Isa, Kernel, LINE, Real, Simd, Stored, Tile, Waiting, mapped, streams_alone};
 use crate::view::{Input, Output};
 
 /// Operands to apply coefficients to.
@@ -33,15 +33,12 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         outputs && self.mask.is_none() && self.inputs.iter().all(Input::is_direct::<E>)
     }
 
-    /// Whether outputs are stored past the caches.
+    /// Whether outputs are stored past the caches: as planned, but for lines that would leave too much over at both ends.
     pub(super) fn streams<E: Stored<T>>(&self, plan: &Plan) -> bool {
-        plan.streams::<E>(&self.grid) && self.is_direct::<E>()
-    }
-
-    /// Whether each line is taken with its own coefficients. Where these lie among columns and outputs are stored past the
-    /// caches they are not: whole rows of columns have fewer ragged ends.
-    fn in_lines(&self, stream: bool) -> bool {
-        self.grid.in_lines() && !(stream && self.grid.columns)
+        let Grid { lines, len, .. } = self.grid;
+        let adjoin =
+            len >= LINE / size_of::<T>() && self.out.adjoins(len) && self.inputs.iter().all(|of| of.adjoins(len));
+        plan.stream && self.is_direct::<E>() && (!lines || adjoin || streams_alone::<E>(len))
     }
 
     /// How blocks are divided.
@@ -49,14 +46,17 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         if self.is_direct::<E>() { Steps::WHOLE } else { Steps::of_copies(&self.grid) }
     }
 
+    /// How many statistics are taken at a time, where there are so many. Lines that need no copies: all, as they make one
+    /// long run where they adjoin.
+    fn together<E: Stored<T>>(&self, all: usize) -> usize {
+        let many = self.grid.in_lines() && self.is_direct::<E>();
+        if many { all.max(1) } else { tile_statistics(&self.grid) }
+    }
+
     /// What a thread needs for it.
-    pub(super) fn needs<E: Stored<T>>(&self, stream: bool) -> Needs {
+    pub(super) fn needs<E: Stored<T>>(&self) -> Needs {
         let outputs = [Some(&self.out), self.second.as_ref()];
-        let mut needs = Needs::of::<T, E>(&self.grid, self.steps::<E>(), &self.inputs, self.mask.is_some(), outputs);
-        if self.grid.columns && !self.in_lines(stream) {
-            needs.columns = columns_at_once(&self.grid);
-        }
-        needs
+        Needs::of::<T, E>(&self.grid, self.steps::<E>(), &self.inputs, self.mask.is_some(), outputs)
     }
 
     /// Cells from start to end, last first: what was read last is still in cache.
@@ -70,7 +70,7 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         mut room: Room<T, E>,
         coefficients: &[C],
     ) {
-        for piece in pieces(&self.grid, tile_statistics(&self.grid), range.clone()).rev() {
+        for piece in pieces(&self.grid, self.together::<E>(range.len()), range.clone()).rev() {
             let at = piece.0 * self.grid.width + piece.1.start - range.start;
             let cells = &coefficients[at..at + piece.1.len()];
             // SAFETY: as the caller vouches.
@@ -110,14 +110,16 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         const TASK: usize = 1 << 15;
         let cut = Cut::new(&self.grid);
         let grid = &self.grid;
-        let work = gathered(pieces(grid, tile_statistics(grid), 0..grid.statistics()))?;
+        let most = if grid.lines { TASK / grid.len } else { shared(grid, cut.chunks, plan.threads) };
+        let tile = self.together::<E>(most);
+        let work = gathered(pieces(grid, tile, 0..grid.statistics()))?;
         let all = work.len() * cut.chunks;
         let stream = self.streams::<E>(plan);
         // Short chunks are taken several at a time.
         let each = (all * TASK / (self.grid.statistics() * self.grid.count()).max(1)).clamp(1, all.max(1));
         let repeats = coefficients.len() < self.grid.statistics();
-        let mut needs = self.needs::<E>(stream);
-        needs.coefficients = if repeats { needs.cells } else { 0 };
+        let mut needs = self.needs::<E>();
+        needs.coefficients = if repeats { tile.min(grid.statistics()) } else { 0 };
         run(
             plan.threads,
             all.div_ceil(each),
@@ -169,7 +171,7 @@ impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: u
         debug_assert!(!self.stream || self.application.is_direct::<E>());
         let (cut, grid, w) = (self.cut, &self.application.grid, self.piece.1.clone());
         let steps = self.application.steps::<E>();
-        if grid.columns && !self.application.in_lines(self.stream) {
+        if grid.columns && !grid.in_lines() {
             let pattern = Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold };
             expand(pattern, self.cells, &mut self.scratch.columns);
         }
@@ -199,7 +201,6 @@ impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: u
     /// No other thread touches their outputs meanwhile.
     #[inline(always)]
     unsafe fn step<S: Simd<T>>(&mut self, s: S, rows: &Range<usize>, columns: &Range<usize>) {
-        let in_lines = self.application.in_lines(self.stream);
         let ApplyChunks { application, ref piece, stream, cells, .. } = *self;
         let k = piece.0;
         let Application { grid, inputs, out, second, mask } = application;
@@ -225,7 +226,7 @@ impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: u
                         if grid.lines {
                             let lines = mapped(tiles, Tile::rows_as_lines);
                             apply_lines(s, lines, &out.again().rows_as_lines(), cells, second, stream);
-                        } else if in_lines {
+                        } else if grid.in_lines() {
                             let lines = mapped(tiles, |tile| tile.cut(grid.fold));
                             apply_lines(s, lines, &out.again().cut(grid.fold), cells, second, stream);
                         } else if grid.columns {
@@ -300,7 +301,13 @@ impl<'w, 'a, T: Real, C, const K: usize> Pending<'w, 'a, T, C, K> {
     #[inline(always)]
     pub(super) fn waiting<E: Stored<T>>(self) -> impl FnMut() -> Option<Waiting<'w, E, C, K>> {
         let Pending { application: Application { grid, inputs, out, .. }, range, coefficients } = self;
-        let each = if grid.lines { grid.rows } else { tile_statistics(grid) };
+        let each = if grid.lines {
+            grid.rows
+        } else if grid.columns {
+            range.len().max(1)
+        } else {
+            1
+        };
         let mut pieces = pieces(grid, each, range.clone());
         move || {
             let (k, w) = pieces.next()?;

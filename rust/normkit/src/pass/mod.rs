@@ -28,7 +28,7 @@ use crate::kernels::apply::Coefficients;
 use crate::layout::Grid;
 use crate::memory::Memory;
 use crate::parallel::{Disjoint, run};
-use crate::plan::{Cut, Plan, Schedule, sample_parts, tile_statistics};
+use crate::plan::{Cut, Plan, Schedule, sample_parts, shared};
 use crate::simd::{Isa, Real, Stored};
 use crate::view::Input;
 
@@ -127,7 +127,7 @@ where
         let stream = self.apply.as_ref().is_some_and(|apply| apply.streams::<E>(plan));
         let waits = C::WAITS && !stream && plain && self.apply.as_ref().is_some_and(Application::can_wait::<E>);
         let lines = C::WAITS && !stream && self.by_lines::<E>();
-        let needs = self.needs::<E>(statistics.min(per_sample), [stream, lines, waits]);
+        let needs = self.needs::<E>(statistics.min(per_sample), lines, waits);
         if lines {
             let task = |task: usize, state: &mut State<T, E, A::Total, C>| {
                 let first = task % across * statistics;
@@ -196,9 +196,9 @@ where
     }
 
     /// What a thread needs that takes so many statistics at a time.
-    fn needs<E: Stored<T>>(&self, statistics: usize, [stream, lines, waits]: [bool; 3]) -> Needs {
+    fn needs<E: Stored<T>>(&self, statistics: usize, lines: bool, waits: bool) -> Needs {
         let operands =
-            self.reduce.needs::<E>().or(self.apply.as_ref().map_or(Needs::default(), |apply| apply.needs::<E>(stream)));
+            self.reduce.needs::<E>().or(self.apply.as_ref().map_or(Needs::default(), Application::needs::<E>));
         let each = if lines { self.step::<E>().min(statistics) } else { statistics };
         let (totals, coefficients) = (each * self.parts, each * self.cells);
         Needs {
@@ -222,7 +222,8 @@ where
         let grid = &self.reduce.grid;
         let cut = Cut::new(grid);
         let all = grid.statistics();
-        let work = gathered(pieces(grid, tile_statistics(grid), 0..all))?;
+        let tile = self.reduce.together::<E>().min(shared(grid, cut.chunks, plan.threads));
+        let work = gathered(pieces(grid, tile, 0..all))?;
         let mut partial = zeros::<A::Total>(cut.chunks * all)?;
         let mut coefficients = gathered(std::iter::repeat_n(C::NONE, self.statistics() * self.cells))?;
         let shared = Disjoint::new(&mut partial);

@@ -12,7 +12,7 @@ use crate::kernels::apply::{Affine, Applied, Coefficients};
 use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
 use crate::memory::Memory;
-use crate::plan::{Cut, Steps, tile_statistics};
+use crate::plan::{Cut, Steps, stretch_statistics, tile_statistics};
 use crate::simd::{Behind, Follower, Kernel, Real, Simd, Stored, mapped};
 use crate::view::Input;
 
@@ -65,7 +65,7 @@ impl<T: Real, A: Statistic<T, K>, const K: usize> Share<'_, '_, T, A, K> {
         let Share { reduction, cut, statistics, chunks, totals, part } = self;
         let grid = &reduction.grid;
         totals.fill(A::Total::default());
-        for piece in pieces(grid, tile_statistics(grid), statistics.clone()) {
+        for piece in pieces(grid, reduction.together::<E>(), statistics.clone()) {
             let at = piece.0 * grid.width + piece.1.start - statistics.start;
             let totals = &mut totals[at..at + piece.1.len()];
             for chunk in chunks.clone() {
@@ -82,6 +82,12 @@ impl<T: Real, A: Statistic<T, K>, const K: usize> Share<'_, '_, T, A, K> {
 }
 
 impl<T: Real, const K: usize> Reduction<'_, T, K> {
+    /// How many statistics are taken at a time: as many lines among columns as make a long stretch, unless they are copied.
+    pub(super) fn together<E: Stored<T>>(&self) -> usize {
+        let direct = self.mask.is_none() && self.inputs.iter().all(Input::is_direct::<E>);
+        if direct { stretch_statistics(&self.grid) } else { tile_statistics(&self.grid) }
+    }
+
     /// What a thread needs for it.
     pub(super) fn needs<E: Stored<T>>(&self) -> Needs {
         let mut needs = Needs::of::<T, E>(&self.grid, Steps::WHOLE, &self.inputs, self.mask.is_some(), [None, None]);

@@ -6,7 +6,7 @@ use super::stages::{MOST, Stages};
 use crate::error::{Result, room};
 use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
-use crate::plan::{Cut, Steps, columns_at_once, tile_statistics};
+use crate::plan::{Cut, Steps, columns_at_once, stretch_statistics};
 use crate::simd::{Aligned, Isa, Real, Stored};
 use crate::view::{Input, Output};
 
@@ -76,7 +76,7 @@ impl Needs {
         outputs: [Option<&Output<T>>; 2],
     ) -> Needs {
         let block = Cut::new(grid).most(grid, steps);
-        let mut needs = Needs { cells: tile_statistics(grid).min(grid.statistics()), ..Needs::default() };
+        let mut needs = Needs { cells: stretch_statistics(grid).min(grid.statistics()), ..Needs::default() };
         if grid.columns && !grid.in_lines() {
             needs.columns = columns_at_once(grid);
         }

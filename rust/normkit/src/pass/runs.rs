@@ -80,7 +80,7 @@ impl<'a, T: Passes> Runs<'a, T> {
         let part = self.samples().div_ceil(parts);
         let (elements, lines) = (each * self.grid.len, (STEP / self.grid.len).max(1));
         let parameters = elements / self.fold;
-        let stream = plan.streams::<T>(&self.grid);
+        let stream = plan.stream;
         let state = || {
             Ok(State {
                 weights: Aligned::new(elements)?,

@@ -147,6 +147,10 @@ impl Simd<f32> for Avx2 {
         unsafe { _mm256_div_ps(a, b) }
     }
     #[inline(always)]
+    fn first(self, n: usize, v: __m256, fill: __m256) -> __m256 {
+        unsafe { _mm256_blendv_ps(fill, v, _mm256_castsi256_ps(mask32(n))) }
+    }
+    #[inline(always)]
     fn positive(self, c: __m256, a: __m256, b: __m256) -> __m256 {
         unsafe { _mm256_blendv_ps(b, a, _mm256_cmp_ps::<_CMP_GT_OQ>(c, _mm256_setzero_ps())) }
     }
@@ -246,6 +250,10 @@ impl Simd<f64> for Avx2 {
         unsafe { _mm256_div_pd(a, b) }
     }
     #[inline(always)]
+    fn first(self, n: usize, v: __m256d, fill: __m256d) -> __m256d {
+        unsafe { _mm256_blendv_pd(fill, v, _mm256_castsi256_pd(mask64(n))) }
+    }
+    #[inline(always)]
     fn positive(self, c: __m256d, a: __m256d, b: __m256d) -> __m256d {
         unsafe { _mm256_blendv_pd(b, a, _mm256_cmp_pd::<_CMP_GT_OQ>(c, _mm256_setzero_pd())) }
     }
@@ -303,10 +311,6 @@ impl Halves for Avx2 {
         for (i, half) in halves.into_iter().enumerate().take(n) {
             unsafe { p.add(i).write(half) };
         }
-    }
-    #[inline(always)]
-    fn first(self, n: usize, v: __m256, fill: __m256) -> __m256 {
-        unsafe { _mm256_blendv_ps(fill, v, _mm256_castsi256_ps(mask32(n))) }
     }
     #[inline(always)]
     fn of_f16(self, v: __m128i) -> __m256 {

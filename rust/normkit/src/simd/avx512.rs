@@ -108,6 +108,11 @@ impl Simd<f32> for Avx512 {
         unsafe { _mm512_div_ps(a, b) }
     }
     #[inline(always)]
+    fn first(self, n: usize, v: __m512, fill: __m512) -> __m512 {
+        debug_assert!(n <= 16);
+        unsafe { _mm512_mask_blend_ps(((1u32 << n) - 1) as __mmask16, fill, v) }
+    }
+    #[inline(always)]
     fn positive(self, c: __m512, a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(c, _mm512_setzero_ps()), b, a) }
     }
@@ -206,6 +211,11 @@ impl Simd<f64> for Avx512 {
         unsafe { _mm512_div_pd(a, b) }
     }
     #[inline(always)]
+    fn first(self, n: usize, v: __m512d, fill: __m512d) -> __m512d {
+        debug_assert!(n <= 8);
+        unsafe { _mm512_mask_blend_pd(((1u32 << n) - 1) as __mmask8, fill, v) }
+    }
+    #[inline(always)]
     fn positive(self, c: __m512d, a: __m512d, b: __m512d) -> __m512d {
         unsafe { _mm512_mask_blend_pd(_mm512_cmp_pd_mask::<_CMP_GT_OQ>(c, _mm512_setzero_pd()), b, a) }
     }
@@ -284,11 +294,6 @@ impl Halves for Avx512 {
     unsafe fn store_first(self, p: *mut u16, n: usize, v: __m256i) {
         debug_assert!(n <= 16);
         unsafe { _mm256_mask_storeu_epi16(p.cast(), ((1u32 << n) - 1) as __mmask16, v) }
-    }
-    #[inline(always)]
-    fn first(self, n: usize, v: __m512, fill: __m512) -> __m512 {
-        debug_assert!(n <= 16);
-        unsafe { _mm512_mask_blend_ps(((1u32 << n) - 1) as __mmask16, fill, v) }
     }
     #[inline(always)]
     fn of_f16(self, v: __m256i) -> __m512 {

@@ -117,6 +117,13 @@ impl Simd<f32> for Baseline {
         a / b
     }
     #[inline(always)]
+    fn first(self, n: usize, v: f32x4, fill: f32x4) -> f32x4 {
+        debug_assert!(n <= 4);
+        let (v, mut lanes) = (v.to_array(), fill.to_array());
+        lanes[..n].copy_from_slice(&v[..n]);
+        f32x4::new(lanes)
+    }
+    #[inline(always)]
     fn positive(self, c: f32x4, a: f32x4, b: f32x4) -> f32x4 {
         c.simd_gt(f32x4::ZERO).select(a, b)
     }
@@ -230,6 +237,13 @@ impl Simd<f64> for Baseline {
         a / b
     }
     #[inline(always)]
+    fn first(self, n: usize, v: f64x2, fill: f64x2) -> f64x2 {
+        debug_assert!(n <= 2);
+        let (v, mut lanes) = (v.to_array(), fill.to_array());
+        lanes[..n].copy_from_slice(&v[..n]);
+        f64x2::new(lanes)
+    }
+    #[inline(always)]
     fn positive(self, c: f64x2, a: f64x2, b: f64x2) -> f64x2 {
         c.simd_gt(f64x2::ZERO).select(a, b)
     }
@@ -285,13 +299,6 @@ impl Halves for Baseline {
         for (i, half) in v.into_iter().enumerate().take(n) {
             unsafe { p.add(i).write(half) }
         }
-    }
-    #[inline(always)]
-    fn first(self, n: usize, v: f32x4, fill: f32x4) -> f32x4 {
-        debug_assert!(n <= 4);
-        let (v, mut lanes) = (v.to_array(), fill.to_array());
-        lanes[..n].copy_from_slice(&v[..n]);
-        f32x4::new(lanes)
     }
     #[inline(always)]
     fn of_f16(self, v: [u16; 4]) -> f32x4 {

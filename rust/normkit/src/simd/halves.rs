@@ -29,8 +29,6 @@ pub trait Halves: Simd<f32> {
     /// # Safety
     /// `n <= N` and `p..p + n` is writable.
     unsafe fn store_first(self, p: *mut u16, n: usize, v: Self::H);
-    /// The first `n` lanes of `v`, then those of `fill`.
-    fn first(self, n: usize, v: Self::V, fill: Self::V) -> Self::V;
     /// From float16.
     fn of_f16(self, v: Self::H) -> Self::V;
     /// To float16.

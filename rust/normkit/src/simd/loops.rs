@@ -322,6 +322,13 @@ unsafe fn column_group<
     }
 }
 
+/// How many elements there are to the next multiple of `width` bytes; none if there is never one.
+#[inline(always)]
+pub(super) fn to_boundary<E>(to: *mut E, width: usize) -> usize {
+    let past = to.addr() % width;
+    if past.is_multiple_of(size_of::<E>()) { (width - past) % width / size_of::<E>() } else { 0 }
+}
+
 /// Elements of a run up to a multiple of `width` bytes; how many these are.
 /// # Safety
 /// `len` elements are writable from `to` on; `value(i, n)` may be called where `i + n <= len` and `n <= N`.
@@ -333,8 +340,7 @@ pub(super) unsafe fn store_head<T: Real, E: Stored<T>, S: Simd<T>>(
     width: usize,
     value: &impl Fn(usize, usize) -> S::V,
 ) -> usize {
-    let past = to.addr() % width;
-    let head = if past.is_multiple_of(size_of::<E>()) { (width - past) % width / size_of::<E>() } else { 0 }.min(len);
+    let head = to_boundary(to, width).min(len);
     let mut i = 0;
     while i < head {
         let n = (head - i).min(S::N);

@@ -39,7 +39,7 @@ pub use halves::Halves;
 pub(crate) use halves::{Half, narrow, widen};
 pub use isa::Isa;
 pub use isa::force;
-pub(crate) use lines::{AT_ONCE, line_sums, map_lines};
+pub(crate) use lines::{AT_ONCE, line_sums, map_lines, streams_alone};
 pub(crate) use loops::{columns, lanes, map, short_lanes};
 pub use stored::Stored;
 pub use tile::{Base, BaseMut};
@@ -217,6 +217,8 @@ pub trait Simd<T: Real>: Copy + 'static {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a / b`
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The first `n` lanes of `v`, then those of `fill`.
+    fn first(self, n: usize, v: Self::V, fill: Self::V) -> Self::V;
     /// `a` where `c > 0`, else `b`, also where `c` is NaN.
     fn positive(self, c: Self::V, a: Self::V, b: Self::V) -> Self::V;
     /// `a` where `c > 0` or `c` is NaN, else `b`.

@@ -303,3 +303,70 @@ fn folding() {
         }
     }
 }
+
+/// Lines that adjoin, which make one run in which coefficients change, against the same lines by themselves; nothing else is
+/// written.
+#[test]
+fn lines_that_adjoin() {
+    check_adjoining::<f32>();
+    check_adjoining::<f64>();
+    check_adjoining::<f16>();
+    check_adjoining::<bf16>();
+}
+
+fn check_adjoining<E: Float>() {
+    const GUARD: f64 = -77.0;
+    let (n, c) = (3, 5);
+    let (mean, rstd) = (parameters(5, c), parameters(6, c));
+    let (weight, bias) = (parameters(7, c), parameters(8, c));
+    let (weight, bias) = (Some(&weight[..]), Some(&bias[..]));
+    let residual =
+        |shape: &[usize]| -> Vec<E> { (0..shape.iter().product()).map(|i| E::from_f64(normal(9, i))).collect() };
+    for len in [15, 16, 17, 31, 33, 47, 48, 49, 63, 64, 65, 130, 196, 841] {
+        let shape = [n, c, len];
+        let x: Vec<E> = (0..n * c * len).map(|i| E::from_f64(normal(5, i))).collect();
+        let beside = residual(&shape);
+        // The lines one by one, and what they become.
+        let mut expected: Option<[Vec<u64>; 3]> = None;
+        for (threads, isa) in configurations().filter(|&(threads, _)| threads < 3) {
+            let _lock = configure(threads, isa);
+            for (gap, offset) in [(3, 0), (0, 0), (0, 1), (0, 3), (0, 7)] {
+                let strides = [(c * (len + gap)) as isize, (len + gap) as isize, 1];
+                let size = n * c * (len + gap);
+                let place = |i: usize| offset + i / len * (len + gap) + i % len;
+                let found = [0, 1, 2].map(|what| {
+                    let mut y = vec![E::from_f64(GUARD); offset + size + 8];
+                    let mut data = vec![E::from_f64(GUARD); size];
+                    for (i, &x) in x.iter().enumerate() {
+                        data[place(i) - offset] = x;
+                    }
+                    let input = normkit::Tensor::strided(&data, &shape, &strides).expect("fits");
+                    let mut out = normkit::TensorMut::strided(&mut y[offset..], &shape, &strides).expect("fits");
+                    let beside = normkit::Tensor::dense(&beside, &shape).expect("fits");
+                    let residual = Some(Operand::from(&beside));
+                    let extras = Extras { activation: Activation::Silu, residual, mask: None };
+                    let (mean, rstd) = (&mean[..], &rstd[..]);
+                    match what {
+                        0 => normkit::batch_norm_inference(&input, 1, mean, rstd, weight, bias, &mut out),
+                        1 => {
+                            normkit::batch_norm_inference_fused(&input, 1, mean, rstd, weight, bias, &extras, &mut out)
+                        }
+                        _ => normkit::group_norm(&input, 1, c, weight, bias, 1e-5, &mut out).map(|_| ()),
+                    }
+                    .expect("valid");
+                    let all = y.iter().map(|y| y.bits()).collect::<Vec<_>>();
+                    let inside: Vec<usize> = (0..x.len()).map(place).collect();
+                    let guard = E::from_f64(GUARD).bits();
+                    let outside = (0..all.len()).filter(|i| inside.binary_search(i).is_err());
+                    assert!(outside.into_iter().all(|i| all[i] == guard), "{what}: {len} {gap} {offset}");
+                    inside.into_iter().map(|i| all[i]).collect::<Vec<_>>()
+                });
+                let expected = expected.get_or_insert_with(|| found.clone());
+                for (what, (expected, found)) in expected.iter().zip(&found).enumerate() {
+                    let wrong = expected.iter().zip(found).position(|(a, b)| a != b);
+                    assert!(wrong.is_none(), "{what}: {len} {gap} {offset} {threads} {}: {wrong:?}", isa.name());
+                }
+            }
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //! pure, and sane on the shapes of real networks.
 
 use crate::common::{Array, Float, Layout, config, configure, grid, is_fused, layout, shape, uniform, widest};
-use normkit::plan::{Cut, Plan, Work};
+use normkit::plan::{Cut, Plan, Schedule, Work};
 use normkit::{Caches, Stores, Tensor, TensorMut};
 use proptest::prelude::*;
 
@@ -129,7 +129,7 @@ fn plans_are_pure_and_sane() {
                 assert!(plan.threads == threads || plan.threads == 1, "{dims:?} {plan:?}");
                 assert_eq!(plan.threads == 1, threads == 1 || work.read < 512 << 10, "{dims:?} {plan:?}");
                 assert!(!plan.stream || work.written >= CACHES.l3 / 2, "the next reader wants it: {dims:?} {plan:?}");
-                if let normkit::plan::Schedule::Fused { statistics } = plan.schedule {
+                if let Schedule::Fused { statistics } = plan.schedule {
                     assert!((1..=dims[1]).contains(&statistics), "{dims:?} {plan:?}");
                     // No thread without work.
                     assert!(dims[1].div_ceil(statistics) >= plan.threads, "{dims:?} {plan:?}");
@@ -155,6 +155,26 @@ fn stores_past_the_caches() {
         assert_eq!(streams(Stores::Late, threads, [L3, 4 * L3]), threads >= 8);
         assert!(!streams(Stores::Late, threads, [8 * L3, 4 * L3 - 1]));
     }
+}
+
+/// How many channels a task takes: a long stretch of memory, but no more than twice the second-level cache, or half of it
+/// where outputs are to be in it too. Where new stretches cost little, as much as stays there.
+#[test]
+fn stretches() {
+    let statistics = |stores, dims| {
+        let plan = Plan::new(&work(dims, false), 2, &Caches { stores, ..CACHES });
+        match plan.schedule {
+            Schedule::Fused { statistics } => statistics,
+            Schedule::Split => panic!("{dims:?} is split"),
+        }
+    };
+    // Streamed: ten rows of 784 make 8192 elements, two of 3136; of 64 samples there is room for nine of 841.
+    assert_eq!([28, 56].map(|side| statistics(Stores::Early, [32, 512, side * side])), [10, 2]);
+    assert_eq!(statistics(Stores::Early, [64, 128, 29 * 29]), 9);
+    // Not streamed: whole lines of the caches, four of 196.
+    assert_eq!(statistics(Stores::Early, [32, 256, 14 * 14]), 20);
+    assert_eq!(statistics(Stores::Late, [32, 512, 28 * 28]), 1);
+    assert_eq!(statistics(Stores::Late, [32, 256, 14 * 14]), 4);
 }
 
 #[test]

@@ -544,7 +544,7 @@ pub fn grid([n, c, s]: [usize; 3], last: bool) -> Grid {
     let rows = Grid { kept: c, rows: n, len: s, columns: false, lines: false, repeat: 1, width: 1, fold: s };
     match (last, s) {
         (true, _) => Grid { kept: 1, rows: n * s, len: c, columns: true, width: c, fold: 1, ..rows },
-        (_, 0..256) => Grid { kept: 1, rows: n, len: c * s, columns: true, width: c, ..rows },
+        (_, 0..4096) if n >= 4 => Grid { kept: 1, rows: n, len: c * s, columns: true, width: c, ..rows },
         _ => rows,
     }
 }
