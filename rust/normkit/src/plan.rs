@@ -287,9 +287,9 @@ pub(crate) fn stretch_statistics(grid: &Grid) -> usize {
     }
 }
 
-/// [`stretch_statistics`] where all threads share the work, each piece of it in so many chunks; fewer, where otherwise some
-/// would have nothing to do.
-pub(crate) fn shared(grid: &Grid, chunks: usize, threads: usize) -> usize {
+/// How many statistics are taken at a time where all threads share the work, each piece of it in so many chunks: those of a
+/// long stretch; fewer, where otherwise some threads would have nothing to do.
+pub fn split_statistics(grid: &Grid, chunks: usize, threads: usize) -> usize {
     let most = stretch_statistics(grid);
     let enough = threads == 1 || grid.statistics().div_ceil(most) * chunks >= 4 * threads;
     if enough { most } else { tile_statistics(grid) }

@@ -11,7 +11,7 @@ use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
 use crate::memory::Memory;
 use crate::parallel::run;
-use crate::plan::{Cut, Plan, Steps, shared, tile_statistics};
+use crate::plan::{Cut, Plan, Steps, split_statistics, tile_statistics};
 use crate::simd::{Aligned, Isa, Kernel, LINE, Real, Simd, Stored, Tile, Waiting, mapped, streams_alone};
 use crate::view::{Input, Output};
 
@@ -110,7 +110,7 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         const TASK: usize = 1 << 15;
         let cut = Cut::new(&self.grid);
         let grid = &self.grid;
-        let most = if grid.lines { TASK / grid.len } else { shared(grid, cut.chunks, plan.threads) };
+        let most = if grid.lines { TASK / grid.len } else { split_statistics(grid, cut.chunks, plan.threads) };
         let tile = self.together::<E>(most);
         let work = gathered(pieces(grid, tile, 0..grid.statistics()))?;
         let all = work.len() * cut.chunks;

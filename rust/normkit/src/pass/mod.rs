@@ -28,7 +28,7 @@ use crate::kernels::apply::Coefficients;
 use crate::layout::Grid;
 use crate::memory::Memory;
 use crate::parallel::{Disjoint, run};
-use crate::plan::{Cut, Plan, Schedule, sample_parts, shared};
+use crate::plan::{Cut, Plan, Schedule, sample_parts, split_statistics};
 use crate::simd::{Isa, Real, Stored};
 use crate::view::Input;
 
@@ -222,7 +222,7 @@ where
         let grid = &self.reduce.grid;
         let cut = Cut::new(grid);
         let all = grid.statistics();
-        let tile = self.reduce.together::<E>().min(shared(grid, cut.chunks, plan.threads));
+        let tile = self.reduce.together::<E>().min(split_statistics(grid, cut.chunks, plan.threads));
         let work = gathered(pieces(grid, tile, 0..all))?;
         let mut partial = zeros::<A::Total>(cut.chunks * all)?;
         let mut coefficients = gathered(std::iter::repeat_n(C::NONE, self.statistics() * self.cells))?;

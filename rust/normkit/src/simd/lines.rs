@@ -163,9 +163,9 @@ pub(crate) fn map_lines<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const
 }
 
 /// So many lines of so many elements, each of which begins where the one before it ends: one long run in which parameters
-/// change. But for both ends of it, registers are whole and, where memory begins at a multiple of its elements' size, stored to
-/// multiples of theirs; one that has the end of a line in it takes parameters of two. (No memory is asked for ahead: processors do that along so long a run,
-/// and it took 0.8 to 0.9 of the time.)
+/// change. But for both ends of it, registers are whole and, where memory begins at a multiple of its elements' size, stored
+/// to multiples of theirs; one that has the end of a line in it takes parameters of two. (No memory is asked for ahead: an
+/// EPYC does that by itself along so long a run, and takes 0.8 to 0.9 of the time.)
 /// # Safety
 /// All elements are readable from each of `from` on, and writable from `to` on; a line is a register at least.
 #[inline(always)]

@@ -2,7 +2,7 @@
 //! pure, and sane on the shapes of real networks.
 
 use crate::common::{Array, Float, Layout, config, configure, grid, is_fused, layout, shape, uniform, widest};
-use normkit::plan::{Cut, Plan, Schedule, Work};
+use normkit::plan::{Cut, Plan, Schedule, Work, split_statistics};
 use normkit::{Caches, Stores, Tensor, TensorMut};
 use proptest::prelude::*;
 
@@ -175,6 +175,15 @@ fn stretches() {
     assert_eq!(statistics(Stores::Early, [32, 256, 14 * 14]), 20);
     assert_eq!(statistics(Stores::Late, [32, 512, 28 * 28]), 1);
     assert_eq!(statistics(Stores::Late, [32, 256, 14 * 14]), 4);
+}
+
+/// Where statistics are split into chunks, a long stretch leaves something to do for every thread.
+#[test]
+fn stretches_leave_work_for_every_thread() {
+    let of = |dims, chunks, threads| split_statistics(&grid(dims, false), chunks, threads);
+    assert_eq!([1, 2, 8].map(|threads| of([32, 256, 14 * 14], 1, threads)), [16, 16, 4]);
+    assert_eq!([1, 2, 8].map(|threads| of([32, 256, 14 * 14], 2, threads)), [16, 16, 16]);
+    assert_eq!([1, 2].map(|threads| of([32, 16, 28 * 28], 1, threads)), [10, 1]);
 }
 
 #[test]
