@@ -57,7 +57,7 @@ def test_samples_are_independent(name):
 @pytest.mark.parametrize("name", ["layer_norm-sample", "rms_norm-sample"])
 def test_long_rows(name, shape, dtype):
     """Gradients of parameters are taken along with each row of up to 4096 elements, in a pass of their own beyond.
-    The bits of dx are the same whatever the strides."""
+    The bits of y and dx are the same whatever the strides."""
     row, i = BY_NAME[name], BY_NAME[name].prepare(values(shape, np.dtype(dtype)))
     result = row.oracle(i)
     with nk.num_threads(1):
@@ -65,7 +65,10 @@ def test_long_rows(name, shape, dtype):
         alone = row.backward(i.dy, cache)
     checks.forward(y, cache, result, i)
     checks.gradients(alone, result, i, y)
+    wide = np.repeat(i.x, 2, axis=-1)[..., ::2]
+    assert checks.same_bits(y, row.forward(replace(i, x=wide))[0])
     with nk.num_threads(3):
+        assert checks.same_bits(y, row.forward(i)[0])
         together = row.backward(i.dy, cache)
         in_place = row.backward(dy := i.dy.copy(), cache, out=dy)
     apart = np.empty((*shape[:-1], 2 * shape[-1]), dtype)[..., ::2]
@@ -73,6 +76,19 @@ def test_long_rows(name, shape, dtype):
     for other in (together, in_place):
         pairs = zip(alone, other, strict=True)
         assert all(a is b is None or checks.same_bits(a, b) for a, b in pairs)
+
+
+def test_dx_in_the_memory_of_a_wider_dy():
+    """Gradients of parameters that are zero are asked for again, after other elements of dy have made room for dx."""
+    rng = np.random.default_rng(3)
+    x, dy = rng.standard_normal((70, 40)).astype(np.float16), rng.standard_normal((70, 40)).astype(np.float32)
+    dy[:, 3] = 0
+    _, cache = nk.layer_norm(x, np.ones(40), np.zeros(40))
+    apart = nk.layer_norm_backward(dy, cache)
+    together = nk.layer_norm_backward(dy, cache, out=dy.view(np.float16)[:, ::2])
+    assert np.shares_memory(together.dx, dy)
+    assert together.dweight[3] == together.dbias[3] == 0
+    assert all(checks.same_bits(a, b) for a, b in zip(apart, together, strict=True))
 
 
 STATISTICS = {

@@ -56,6 +56,12 @@ def test_narrow_columns_take_several_rows_as_one_where_enough_are_left(shape, ru
     assert plan["statistics"].endswith(f" elements: columns, {runs}")
 
 
+def test_rows_with_weights_are_taken_by_themselves(capsys):
+    x, one = np.ones((64, 512), F32), np.ones(512)
+    (plan,) = shown(capsys, lambda: nk.layer_norm(x, one))
+    assert plan["schedule"] == "some lines at a time, applied while they are in cache"
+
+
 def test_given_statistics_and_nothing_written(capsys):
     x, one = np.ones((64, 3, 100, 100), F32), np.ones(3)
     (plan,) = shown(capsys, lambda: nk.batch_norm_inference(x, one, one))

@@ -23,25 +23,35 @@ pub fn plans_heard() -> Vec<String> {
 }
 
 /// For whoever has made a plan.
-pub(crate) fn hear(work: &Work, plan: &Plan, caches: &Caches, given: bool) {
+pub(crate) fn hear(work: &Work, plan: &Plan, caches: &Caches, way: Way) {
     HEARD.with(|heard| {
         if let Some(heard) = heard.borrow_mut().as_mut() {
-            heard.push(Explained { work, plan, caches, given }.to_string());
+            heard.push(Explained { work, plan, caches, way }.to_string());
         }
     });
+}
+
+/// How a plan is used.
+#[derive(Clone, Copy)]
+pub(crate) enum Way {
+    /// As it stands.
+    Planned,
+    /// Nothing is reduced, as the statistics are given.
+    Given,
+    /// Some lines at a time, whatever the schedule.
+    Lines,
 }
 
 struct Explained<'a> {
     work: &'a Work,
     plan: &'a Plan,
     caches: &'a Caches,
-    /// Whether nothing is reduced.
-    given: bool,
+    way: Way,
 }
 
 impl Display for Explained<'_> {
     fn fmt(&self, f: &mut Formatter) -> Result {
-        let Explained { work, plan, caches, given } = *self;
+        let Explained { work, plan, caches, way } = *self;
         let grid = &work.grid;
         writeln!(f, "memory     reads {}, writes {}", Bytes(work.read), Bytes(work.written))?;
         writeln!(f, "statistics {} of {} elements: {}", grid.statistics(), grid.count(), family(grid))?;
@@ -51,7 +61,10 @@ impl Display for Explained<'_> {
         }
         let chunks = Cut::new(grid).chunks;
         match (plan.schedule, work.written > 0) {
-            _ if given => writeln!(f, "schedule   one pass, as the statistics are given")?,
+            _ if matches!(way, Way::Given) => writeln!(f, "schedule   one pass, as the statistics are given")?,
+            _ if matches!(way, Way::Lines) => {
+                writeln!(f, "schedule   some lines at a time, applied while they are in cache")?
+            }
             (Schedule::Fused { statistics }, true) => {
                 writeln!(f, "schedule   fused: {statistics} reduced at a time, applied while they are in cache")?;
             }

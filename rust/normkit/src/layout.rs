@@ -15,7 +15,7 @@ const LONG: usize = 4096;
 pub(crate) const ADJOINING: usize = 48;
 /// Runs up to this long are taken several at a time where each is a statistic.
 const SHORT: usize = 2048;
-/// The same where gradients of parameters are taken along with each run. Longer ones are blocks by themselves on every other
+/// The same where weights vary along each run, and gradients of parameters are taken along with it. Longer ones are blocks by themselves on every other
 /// way through memory: sums would be added in another order, and the bits of dx would depend on strides.
 const RUN: usize = BLOCK;
 /// With fewer rows there is nothing to gain from summing down.

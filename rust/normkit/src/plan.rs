@@ -13,7 +13,7 @@ use crate::simd::AT_ONCE;
 /// Elements of a block of rows: 16 KiB of float32, half of a common L1.
 pub(crate) const BLOCK: usize = 4096;
 /// Elements that are applied at a time to copies of operands: 8 KiB of float32 for each.
-const COPIED: usize = 2048;
+pub(crate) const COPIED: usize = 2048;
 /// Rows of a block of columns: enough that merging it costs little, few enough for float lanes.
 const BLOCK_ROWS: usize = 128;
 /// Elements of a line among columns in a block.
@@ -320,6 +320,19 @@ pub(crate) fn runs_together(grid: &Grid, runs: usize) -> usize {
 /// little. Depends on the grid alone.
 pub(crate) fn runs_parts(grid: &Grid, runs: usize) -> usize {
     const TASKS: usize = 16;
-    const SAMPLES: usize = 8;
+    const SAMPLES: usize = 32;
     TASKS.div_ceil(runs.div_ceil(runs_together(grid, runs))).min(grid.rows / runs / SAMPLES).max(1)
+}
+
+/// How many lines with weights are taken at a time: 16 KiB of float32, so that they are in the first-level cache when they are
+/// applied; fewer where they are copied.
+pub(crate) fn lines_together(grid: &Grid, copied: bool) -> usize {
+    const ELEMENTS: usize = 4096;
+    ((if copied { COPIED } else { ELEMENTS }) / grid.len).clamp(1, grid.rows)
+}
+
+/// How many of them a task takes, so many at a time: enough that it is worth the way to it, and that all threads have some.
+pub(crate) fn lines_of_task(grid: &Grid, together: usize, threads: usize) -> usize {
+    const ELEMENTS: usize = 1 << 15;
+    (ELEMENTS / grid.len).min(grid.rows.div_ceil(4 * threads)).next_multiple_of(together).max(together)
 }

@@ -120,9 +120,36 @@ impl<'a, T: Real> Input<'a, T> {
         self.straight.is_some() && E::read(self.source).is_some()
     }
 
-    /// Whether an output begins at the same place.
+    /// Whether an output begins at the same place, whatever both hold.
     pub(crate) fn begins_with(&self, out: &Output<'a, T>) -> bool {
-        <T as Real>::read(self.source).zip(<T as Real>::write(out.sink)).is_some_and(|(of, out)| of.begins_with(out))
+        let from = match self.source {
+            Source::F32(base) => base.address(),
+            Source::F64(base) => base.address(),
+            Source::F16(base) => base.address(),
+            Source::Bf16(base) => base.address(),
+            Source::Flags(base) => base.address(),
+            Source::Constant(_) => return false,
+        };
+        let to = match out.sink {
+            Sink::F32(base) => base.address(),
+            Sink::F64(base) => base.address(),
+            Sink::F16(base) => base.address(),
+            Sink::Bf16(base) => base.address(),
+        };
+        from == to
+    }
+
+    /// One element, in float64.
+    pub(crate) fn value(&self, k: usize, row: usize, column: usize) -> f64 {
+        let at = self.walk.offset(k, row) + offset(&self.walk.run, column);
+        match self.source {
+            Source::F32(base) => element(base, at, f64::from),
+            Source::F64(base) => element(base, at, f64::from),
+            Source::F16(base) => element(base, at, f64::from),
+            Source::Bf16(base) => element(base, at, f64::from),
+            Source::Flags(base) => element(base, at, |flag| f64::from(flag != 0)),
+            Source::Constant(value) => value,
+        }
     }
 
     /// Columns of some rows of kept position `k`; through `stage` where they cannot be used in place.
@@ -152,6 +179,12 @@ impl<'a, T: Real> Input<'a, T> {
             }
         }
     }
+}
+
+/// One element.
+fn element<E: Copy>(base: Base<E>, at: isize, convert: impl Fn(E) -> f64) -> f64 {
+    // SAFETY: a grid reaches exactly the elements of its tensor, which `at` asserts.
+    convert(unsafe { base.at(at, 1).read() })
 }
 
 /// Copies a block.

@@ -140,15 +140,15 @@ pub(crate) fn apply_rows<
     if B::HEAVY {
         let f = inlined(
             #[inline(always)]
-            |operands, []: [S::V; 0]| output(s, cell, second, operands, coefficients),
+            |operands, ([], ()): ([S::V; 0], ())| output(s, cell, second, operands, coefficients),
         );
-        map::<T, E, S, K, 0, true>(s, tiles, [], out, stream, f);
+        map::<T, E, S, (), K, 0, true>(s, tiles, [], out, stream, |_| (), f);
     } else {
         let f = inlined(
             #[inline(always)]
-            |operands, []: [S::V; 0]| output(s, cell, second, operands, coefficients),
+            |operands, ([], ()): ([S::V; 0], ())| output(s, cell, second, operands, coefficients),
         );
-        map::<T, E, S, K, 0, false>(s, tiles, [], out, stream, f);
+        map::<T, E, S, (), K, 0, false>(s, tiles, [], out, stream, |_| (), f);
     }
 }
 
@@ -202,16 +202,42 @@ pub(crate) fn apply_columns<
     if B::HEAVY {
         let f = inlined(
             #[inline(always)]
-            |operands, coefficients| output(s, like, second, operands, coefficients),
+            |operands, (coefficients, ())| output(s, like, second, operands, coefficients),
         );
-        map::<T, E, S, K, J, true>(s, tiles, along, out, stream, f);
+        map::<T, E, S, (), K, J, true>(s, tiles, along, out, stream, |_| (), f);
     } else {
         let f = inlined(
             #[inline(always)]
-            |operands, coefficients| output(s, like, second, operands, coefficients),
+            |operands, (coefficients, ())| output(s, like, second, operands, coefficients),
         );
-        map::<T, E, S, K, J, false>(s, tiles, along, out, stream, f);
+        map::<T, E, S, (), K, J, false>(s, tiles, along, out, stream, |_| (), f);
     }
+}
+
+/// Rows of one cell each, then a weight and a bias for each column.
+#[inline(always)]
+pub(crate) fn apply_weights<T: Real, E: Stored<T>, S: Simd<T>>(
+    s: S,
+    x: Tile<E>,
+    out: TileMut<E>,
+    cells: &[Affine<T>],
+    along: [&[T]; 2],
+    stream: bool,
+) {
+    let f = inlined(
+        #[inline(always)]
+        |[x]: [S::V; 1], ([weight, bias], cell): ([S::V; 2], [S::V; 3])| s.add(s.mul(affine(s, x, cell), weight), bias),
+    );
+    map::<T, E, S, [S::V; 3], 1, 2, false>(
+        s,
+        [x],
+        along,
+        out,
+        stream,
+        #[inline(always)]
+        |r| splat(s, cells[r]),
+        f,
+    );
 }
 
 /// (x − mean)·scale + shift

@@ -74,6 +74,19 @@ impl Pattern {
             }
             return sums;
         }
+        if self.repeat == 1 {
+            let run = &columns[w..][..n];
+            if let Some(run) = run.first_chunk::<TOGETHER>() {
+                for i in 0..TOGETHER {
+                    sums[i] = run[i].to_f64();
+                }
+            } else {
+                for i in 0..n {
+                    sums[i] = run[i].to_f64();
+                }
+            }
+            return sums;
+        }
         let mut chains = [[0.0f64; TOGETHER]; CHAINS];
         for p in 0..self.repeat {
             let run = &columns[p * self.width + w..][..n];

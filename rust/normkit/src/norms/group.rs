@@ -1,19 +1,19 @@
 //! Group normalization (Wu & He 2018), instance normalization (Ulyanov, Vedaldi & Lempitsky 2016: groups of one channel)
 //! and adaptive instance normalization (Huang & Belongie 2017): statistics of a group of channels within a sample.
 
-use super::mechanics::{Backward, BackwardRuns, Extras, Forward, Operand, affine, sum_parts};
+use super::mechanics::{Backward, BackwardRuns, Extras, Forward, Operand, affine};
+use super::parts::Parts;
 use super::{
     ParameterGradients, Statistics, channels, check_eps, check_like, check_parameter, check_shape, isa, parameter, rstd,
 };
 use crate::element::Element;
-use crate::error::{Error, Result, gathered, shape_text, zeros};
+use crate::error::{Error, Result, gathered, shape_text};
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, GradAffine};
 use crate::kernels::reduce::GradSums;
 use crate::layout::{grid, keep};
 use crate::moments::{Moments, Sum};
 use crate::parallel::Slots;
-use crate::pass::Runs;
 use crate::plan::sample_parts;
 use crate::simd::{Isa, Real};
 use crate::tensor::{Tensor, TensorMut};
@@ -246,8 +246,7 @@ pub fn group_norm_fused_backward<E: Element, R: Element>(
     }
     // Sums over samples are taken in parts; parameters of one sample have one.
     let parts = if per_sample { 1 } else { sample_parts(samples) };
-    let mut dweight = zeros::<f64>(parts.max(1) * parameters)?;
-    let mut dbias = zeros::<f64>(dweight.len())?;
+    let mut gradients = Parts::new(parts, parameters)?;
     if x.size() > 0 {
         let [residual, _] = extras.strides(&x.strides);
         let second = dresidual.as_ref().map_or(&x.strides, |of| &of.strides);
@@ -257,7 +256,7 @@ pub fn group_norm_fused_backward<E: Element, R: Element>(
         let (grid, [from, along, to, residual, beside]) =
             grid(&whole, &kept, strides.each_ref().map(|strides| &strides[..]));
         let count = (grid.count() * width) as f64;
-        let (dweight, dbias) = (Slots::new(&mut dweight), Slots::new(&mut dbias));
+        let [dweight, dbias] = gradients.slots();
         let part = samples.div_ceil(parts);
         // The first parameter of group t.
         let first = |t: usize| if per_sample { t } else { t % groups } * width;
@@ -314,7 +313,7 @@ pub fn group_norm_fused_backward<E: Element, R: Element>(
         }
         .run(isa, rule)?;
     }
-    Ok(ParameterGradients { weight: sum_parts(dweight, parameters), bias: sum_parts(dbias, parameters) })
+    Ok(gradients.sum())
 }
 
 /// Groups of short channels.
@@ -346,7 +345,9 @@ impl Short {
         let (grid, [from, along, to]) =
             grid(&shape, &keep(shape.len(), [0, axis]), strides.each_ref().map(|of| &of[..]));
         let (inputs, out) = ([Input::<E::Compute>::new(x, &from), dy.input(&along)], Output::new(dx, &to));
-        if grid.len > RUN || !Runs::fits(&grid, &inputs, &out) {
+        // Where operands are not used in place, channels are better off one by one.
+        let direct = inputs.iter().all(Input::is_direct::<E::Compute>) && out.is_direct::<E::Compute>();
+        if grid.len > RUN || !grid.lines || !direct {
             return None;
         }
         let count = grid.len as f64;

@@ -2,7 +2,7 @@
 //! axes of each position of the others; weight and bias vary over the normalized axes.
 
 use super::mechanics::{BackwardRuns, Operand, known_means, unknown};
-use super::{ParameterGradients, Statistics, check_eps, check_like, check_shape, isa, plan, rstd};
+use super::{ParameterGradients, Statistics, check_eps, check_like, check_shape, isa, plan, plan_lines, rstd};
 use crate::element::Element;
 use crate::error::{Error, Result, gathered, shape_text, zeros};
 use crate::kernels::activation::Activation;
@@ -11,7 +11,7 @@ use crate::kernels::reduce::{GradSums, MomentSums};
 use crate::layout::{Walk, grid, grid_of_runs};
 use crate::moments::Moments;
 use crate::parallel::Slots;
-use crate::pass::{Application, Pass, Passes, Reduction, Runs};
+use crate::pass::{Application, Pass, Passes, Reduction, WeightedLines};
 use crate::plan::Work;
 use crate::simd::Real;
 use crate::tensor::{Tensor, TensorMut, dense_strides};
@@ -140,13 +140,26 @@ where
     };
     let bytes = x.size() * size_of::<E>();
     let inner = &sides.along_inner[..];
-    let (grid, [from, to, along]) = grid(&x.shape, &sides.kept(), [&x.strides, &y.strides, inner]);
+    let weighted = weight.is_some() || bias.is_some();
+    let make_grid = if weighted { grid_of_runs::<3> } else { grid::<3> };
+    let (grid, [from, to, along]) = make_grid(&x.shape, &sides.kept(), [&x.strides, &y.strides, inner]);
     let of = Input::new(x, &from);
     let out = Output::new(y, &to);
     let activation = Activation::Identity;
+    let work = Work { grid, parts: 1, samples: 1, read: bytes, written: bytes };
+    if weighted && grid.lines && along.direct() == Some(0) {
+        let of_each = |values, default: f64| match rounded(values)? {
+            Some(values) => Ok(values),
+            None => gathered(std::iter::repeat_n(Real::from_f64(default), sides.count)),
+        };
+        let (weight, bias) = (of_each(weight, 1.0)?, of_each(bias, 0.0)?);
+        let pass = WeightedLines { grid, x: of, out, weight: &weight, bias: &bias, rule: &map };
+        Passes::weighted(&pass, isa, &plan_lines(&work))?;
+        return Ok(statistics);
+    }
+    let plan = plan(&work);
     let reduce = Reduction { grid, inputs: [of.clone()], known: &unknown, activation, mask: None };
-    let plan = plan(&Work { grid, parts: 1, samples: 1, read: bytes, written: bytes });
-    if weight.is_none() && bias.is_none() {
+    if !weighted {
         let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<E::Compute>]| cells[0] = map(t, m[0].moments());
         let apply = Some(Application { grid, inputs: [of], out, second: None, mask: None });
         Passes::forward(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan)?;
@@ -206,7 +219,7 @@ where
     if wanted {
         let (grid, [from, along, to, weights]) = grid_of_runs(&x.shape, &kept, strides);
         let (inputs, out) = ([Input::new(x, &from), dy.input(&along)], Output::new(dx, &to));
-        if Runs::fits(&grid, &inputs, &out) && weights.direct() == Some(0) {
+        if grid.lines && weights.direct() == Some(0) {
             return BackwardRuns { runs: 1, fold: 1, weight }.run(grid, inputs, out, [mean, rstd], isa, coefficients);
         }
     }

@@ -1,15 +1,15 @@
 //! From a norm's rule to the passes that carry it out: with or without an activation, a residual, a mask.
 
-use super::{ParameterGradients, plan, plan_application};
+use super::parts::Parts;
+use super::{ParameterGradients, plan, plan_application, plan_lines};
 use crate::Element;
 use crate::element::Source;
-use crate::error::{Error, Result, gathered, shape_text, zeros};
+use crate::error::{Error, Result, gathered, shape_text};
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, Fused, GradAffine, GradFused, Scale};
 use crate::kernels::reduce::{GradSums, MomentSums};
 use crate::layout::{Grid, Walk};
 use crate::moments::Moments;
-use crate::parallel::Slots;
 use crate::pass::{Application, Known, Pass, Passes, Reduction, Runs};
 use crate::plan::{Work, runs_parts};
 use crate::simd::{Isa, Real};
@@ -295,30 +295,18 @@ impl BackwardRuns<'_> {
     ) -> Result<ParameterGradients> {
         let elements = grid.statistics() * grid.count();
         let read = elements * (inputs[0].element_size() + inputs[1].element_size());
-        let plan = plan(&Work { grid, parts: 1, samples: 1, read, written: elements * inputs[0].element_size() });
+        let plan = plan_lines(&Work { grid, parts: 1, samples: 1, read, written: elements * inputs[0].element_size() });
         let BackwardRuns { runs, fold, weight } = self;
         let all = runs * grid.len / fold;
-        let parts = runs_parts(&grid, runs);
-        let (mut dweight, mut dbias) = (zeros::<f64>(parts * all)?, zeros::<f64>(parts * all)?);
+        let mut parts = Parts::new(runs_parts(&grid, runs), all)?;
         // x̂ = (x − mean)·rstd + low, where low is what rounding the mean loses.
         let known = |first: usize, cells: &mut [Affine<T>]| {
             for (t, cell) in (first..).zip(cells) {
                 *cell = Affine::new(mean[t], rstd[t], 0.0);
             }
         };
-        let gradients = [Slots::new(&mut dweight), Slots::new(&mut dbias)];
-        let pass = Runs { grid, runs, fold, inputs, weight, out, known: &known, rule: &rule, gradients };
+        let pass = Runs { grid, runs, fold, inputs, weight, out, known: &known, rule: &rule, gradients: parts.slots() };
         T::runs(&pass, isa, &plan)?;
-        Ok(ParameterGradients { weight: sum_parts(dweight, all), bias: sum_parts(dbias, all) })
+        Ok(parts.sum())
     }
-}
-
-/// The sum of parts of so many numbers each.
-pub(super) fn sum_parts(mut parts: Vec<f64>, all: usize) -> Vec<f64> {
-    let (first, rest) = parts.split_at_mut(all);
-    for part in rest.chunks_exact(all.max(1)) {
-        first.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
-    }
-    parts.truncate(all);
-    parts
 }

@@ -6,6 +6,7 @@ mod group;
 mod layer;
 mod mechanics;
 mod moments;
+mod parts;
 
 pub use adaptive::{Adapted, adaptive_instance_norm, adaptive_instance_norm_backward};
 pub use batch::{
@@ -21,7 +22,7 @@ pub use mechanics::{Extras, Operand};
 pub use moments::{MomentsOf, moments};
 
 use crate::error::{Error, Result, shape_text, zeros};
-use crate::explain::hear;
+use crate::explain::{Way, hear};
 use crate::machine::Caches;
 use crate::parallel::num_threads;
 use crate::plan::{Plan, Work};
@@ -110,17 +111,22 @@ pub(crate) fn isa() -> Result<Isa> {
 
 /// The plan for this work on this machine.
 pub(crate) fn plan(work: &Work) -> Plan {
-    planned(work, false)
+    planned(work, Way::Planned)
 }
 
 /// The same where nothing is reduced, as the coefficients are given.
 pub(crate) fn plan_application(work: &Work) -> Plan {
-    planned(work, true)
+    planned(work, Way::Given)
 }
 
-fn planned(work: &Work, given: bool) -> Plan {
+/// The same where lines are taken by themselves.
+pub(crate) fn plan_lines(work: &Work) -> Plan {
+    planned(work, Way::Lines)
+}
+
+fn planned(work: &Work, way: Way) -> Plan {
     let caches = Caches::detect();
     let plan = Plan::new(work, num_threads(), &caches);
-    hear(work, &plan, &caches, given);
+    hear(work, &plan, &caches, way);
     plan
 }

@@ -11,6 +11,7 @@ mod room;
 mod runs;
 mod stages;
 mod statistic;
+mod weighted;
 
 use std::ops::Range;
 
@@ -22,6 +23,7 @@ use reduction::Share;
 use room::{Needs, Room, State};
 pub use runs::Runs;
 pub use statistic::{Known, OfAffine, OfFused, OfInner, OfParameters, Statistic, SumsOf};
+pub use weighted::WeightedLines;
 
 use crate::error::{Result, gathered, zeros};
 use crate::kernels::apply::Coefficients;

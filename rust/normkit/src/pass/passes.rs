@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 
 use super::runs::Runs;
+use super::weighted::WeightedLines;
 use super::{Application, OfAffine, OfFused, OfInner, OfParameters, Pass, Statistic, SumsOf};
 use crate::error::Result;
 use crate::kernels::apply::{Affine, Coefficients, Fused, GradAffine, GradFused, GradInner, Inner, Scale};
@@ -56,6 +57,16 @@ impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> Over<T> 
     }
 }
 
+impl<T: Passes> Over<T> for (&WeightedLines<'_, T>, Isa, &Plan) {
+    fn is_of<E: Stored<T>>(&self) -> bool {
+        self.0.is_of::<E>()
+    }
+    fn run<E: Memory<T>>(&self) -> Result<()> {
+        let (pass, isa, plan) = self;
+        pass.run::<E>(*isa, plan)
+    }
+}
+
 /// Types with other forms in memory, over which work is done without a copy.
 trait Forms: Real {
     fn over(work: impl Over<Self>) -> Result<()>;
@@ -92,6 +103,8 @@ macro_rules! passes {
             $(#[doc = $pass_doc] fn $pass(pass: &$Pass, isa: Isa, plan: &Plan) -> Result<()>;)*
             #[doc = "dx of x and dy, where runs are statistics with weights inside; the parameters' gradients."]
             fn runs(pass: &Runs<Self>, isa: Isa, plan: &Plan) -> Result<()>;
+            #[doc = "y of x, where runs are statistics with weights inside."]
+            fn weighted(pass: &WeightedLines<Self>, isa: Isa, plan: &Plan) -> Result<()>;
             $(#[doc = $apply_doc] fn $apply(apply: &Application<Self, $K>, isa: Isa, plan: &Plan, cells: &[$Cell]) -> Result<()>;)*
         }
         passes! { impl $first; over_any { $($place: $Place;)* } passes { $($pass: $Pass;)* } applications { $($apply: $K, $Cell;)* } }
@@ -102,6 +115,7 @@ macro_rules! passes {
             $(fn $place(pass: &$Place, isa: Isa, plan: &Plan) -> Result<()> { <$T>::over((pass, isa, plan)) })*
             $(fn $pass(pass: &$Pass, isa: Isa, plan: &Plan) -> Result<()> { pass.run::<$T>(isa, plan) })*
             fn runs(pass: &Runs<Self>, isa: Isa, plan: &Plan) -> Result<()> { pass.run(isa, plan) }
+            fn weighted(pass: &WeightedLines<Self>, isa: Isa, plan: &Plan) -> Result<()> { <$T>::over((pass, isa, plan)) }
             $(fn $apply(apply: &Application<Self, $K>, isa: Isa, plan: &Plan, cells: &[$Cell]) -> Result<()> {
                 <$T>::over(Given { apply, isa, plan, cells })
             })*

@@ -10,19 +10,19 @@ use std::ops::Range;
 use super::Known;
 use super::passes::Passes;
 use crate::error::{Result, room};
-use crate::kernels::Pattern;
 use crate::kernels::apply::{Affine, GradAffine, GradInner, affine, apply_lines};
 use crate::kernels::flow::Weighted;
 use crate::kernels::lines::gradient_lines;
 use crate::kernels::reduce::{GradSums, trusted};
+use crate::kernels::{Pattern, TOGETHER};
 use crate::layout::Grid;
 use crate::parallel::{Slots, run};
-use crate::plan::{Plan, runs_parts, runs_together};
-use crate::simd::{Aligned, Isa, Kernel, Lines, LinesMut, Real, Simd, Tile, TileMut, inlined};
+use crate::plan::{COPIED, Plan, runs_parts, runs_together};
+use crate::simd::{Aligned, Isa, Kernel, LinesMut, Real, Simd, Tile, TileMut, inlined};
 use crate::view::{Input, Output};
 
 /// Samples whose terms are added to one float lane.
-const BLOCK: usize = 64;
+const BLOCK: usize = 32;
 /// Elements that are reduced at a time, if they are a run at least: few enough to be in the first-level cache when dx is
 /// made of them.
 const STEP: usize = 6400;
@@ -38,7 +38,7 @@ pub struct Runs<'a, T> {
     pub runs: usize,
     /// Adjacent elements with the same parameters.
     pub fold: usize,
-    /// x and dy.
+    /// x and dy. Where a sample has several runs, they are used in place; so is `out`.
     pub inputs: [Input<'a, T>; 2],
     pub weight: Option<&'a [f64]>,
     pub out: Output<'a, T>,
@@ -51,44 +51,56 @@ pub struct Runs<'a, T> {
 
 /// What a thread keeps.
 struct State<T> {
+    /// Copies of x, dy and dx, where these cannot be used in place.
+    copies: [Aligned<T>; 3],
     /// Weights by element.
     weights: Aligned<T>,
     sums: [Aligned<T>; 2],
     known: Vec<Affine<T>>,
     totals: Vec<GradSums>,
-    /// Gradients of parameters: of a block of samples, of all.
-    block: Vec<GradSums>,
-    parameters: Vec<GradSums>,
+    /// Gradients of weights, and of biases.
+    parameters: [Vec<f64>; 2],
     cells: Vec<GradInner<T>>,
 }
 
-impl<'a, T: Passes> Runs<'a, T> {
-    /// Whether such a pass can be made: runs are short, and used in place.
-    pub fn fits(grid: &Grid, inputs: &[Input<'a, T>; 2], out: &Output<'a, T>) -> bool {
-        grid.lines && inputs.iter().all(Input::is_direct::<T>) && out.is_direct::<T>()
+impl<T: Real> Runs<'_, T> {
+    /// Whether all memory holds `T`, and is used in place.
+    fn is_direct(&self) -> bool {
+        self.inputs.iter().all(Input::is_direct::<T>) && self.out.is_direct::<T>()
+    }
+
+    /// How many lines are taken at a time.
+    fn lines(&self) -> usize {
+        let elements = if self.is_direct() { STEP } else { COPIED };
+        (elements / self.grid.len).max(1)
     }
 
     fn samples(&self) -> usize {
         self.grid.rows / self.runs
     }
+}
 
+impl<T: Passes> Runs<'_, T> {
     /// Carries it out.
     pub(super) fn run(&self, isa: Isa, plan: &Plan) -> Result<()> {
         let each = runs_together(&self.grid, self.runs);
         let across = self.runs.div_ceil(each);
         let parts = runs_parts(&self.grid, self.runs);
         let part = self.samples().div_ceil(parts);
-        let (elements, lines) = (each * self.grid.len, (STEP / self.grid.len).max(1));
+        let (elements, lines) = (each * self.grid.len, self.lines());
         let parameters = elements / self.fold;
-        let stream = plan.stream;
+        let direct = self.is_direct();
+        debug_assert!(direct || self.runs == 1, "what lies between the runs of a task is not to be copied");
+        let stream = plan.stream && direct;
+        let copied = if direct { 0 } else { lines * self.grid.len };
         let state = || {
             Ok(State {
+                copies: [Aligned::new(copied)?, Aligned::new(copied)?, Aligned::new(copied)?],
                 weights: Aligned::new(elements)?,
                 sums: [Aligned::new(elements)?, Aligned::new(elements)?],
                 known: room(lines)?,
                 totals: room(lines)?,
-                block: room(parameters)?,
-                parameters: room(parameters)?,
+                parameters: [room(parameters)?, room(parameters)?],
                 cells: room(lines)?,
             })
         };
@@ -114,9 +126,7 @@ struct Take<'w, 'a, T> {
     state: &'w mut State<T>,
 }
 
-const DIRECT: &str = "asked by `fits`";
-
-impl<'a, T: Real> Take<'_, 'a, T> {
+impl<T: Real> Take<'_, '_, T> {
     fn len(&self) -> usize {
         self.pass.grid.len
     }
@@ -131,12 +141,6 @@ impl<'a, T: Real> Take<'_, 'a, T> {
         self.runs.len() == 1
     }
 
-    /// Every so many lines of an operand.
-    #[inline(always)]
-    fn lines(&self, i: usize, lines: &Range<usize>, every: usize) -> Lines<'a, T> {
-        self.pass.inputs[i].direct::<T>(0, lines, &(0..self.len())).expect(DIRECT).every(every).rows_as_lines()
-    }
-
     /// The sums of the lines, of which the first is run `run` of the task, or each is its only run; then dx, if it is
     /// wanted.
     #[inline(always)]
@@ -144,13 +148,10 @@ impl<'a, T: Real> Take<'_, 'a, T> {
         let (len, single) = (self.len(), self.single());
         let every = if single { self.pass.runs } else { 1 };
         let n = lines.len().div_ceil(every);
-        let [x, dy] = [0, 1].map(
-            #[inline(always)]
-            |i| self.lines(i, &lines, every),
-        );
-        // SAFETY: tasks have different samples or different runs.
-        let out = unsafe { self.pass.out.tile::<T>(0, &lines, &(0..len)) }.expect(DIRECT).every(every).rows_as_lines();
-        let State { weights, sums, known, totals, cells, .. } = &mut *self.state;
+        let State { copies: [x, dy, dx], weights, sums, known, totals, cells, .. } = &mut *self.state;
+        let [of_x, of_dy] = &self.pass.inputs;
+        let x = of_x.tile(s, 0, &lines, &(0..len), x).every(every).rows_as_lines();
+        let dy = of_dy.tile(s, 0, &lines, &(0..len), dy).every(every).rows_as_lines();
         let weight = if single {
             Tile::new(weights.values(), 1, len).repeated(n)
         } else {
@@ -180,62 +181,80 @@ impl<'a, T: Real> Take<'_, 'a, T> {
             return;
         }
         cells.clear();
-        cells.extend(lines.step_by(every).zip(&*totals).map(|(t, &sums)| GradInner((self.pass.rule)(t, sums))));
-        apply_lines(s, [x, dy, weight], &out, cells, false, self.stream);
+        cells.extend(lines.clone().step_by(every).zip(&*totals).map(|(t, &sums)| GradInner((self.pass.rule)(t, sums))));
+        // SAFETY: tasks have different samples or different runs.
+        unsafe {
+            self.pass.out.write(
+                s,
+                0,
+                &lines,
+                &(0..len),
+                dx,
+                #[inline(always)]
+                |out| apply_lines(s, [x, dy, weight], &out.every(every).rows_as_lines(), cells, false, self.stream),
+            );
+        }
     }
 
     /// Adds the sums of these samples to the task's.
     #[inline(always)]
     fn flush(&mut self, pattern: Pattern, samples: Range<usize>) {
-        let mut block = std::mem::take(&mut self.state.block);
+        let mut parameters = std::mem::take(&mut self.state.parameters);
         let [dots, dys] = &self.state.sums;
         let (dots, dys) = (dots.values(), dys.values());
-        block.clear();
         for part in pattern.parts() {
-            let (dots, dys) = (pattern.sums(dots, part.start), pattern.sums(dys, part.start));
-            // Not `extend`: its loop would be the standard library's, compiled for any processor.
-            for (dot, dy) in dots.into_iter().zip(dys).take(part.len()) {
-                block.push(GradSums { dot, dy });
+            let (mut dots, mut dys) = (pattern.sums(dots, part.start), pattern.sums(dys, part.start));
+            let good = |dot: f64, dy: f64| dy.is_finite() & trusted::<T>(dot);
+            let mut wrong = false;
+            for i in 0..TOGETHER {
+                wrong |= !good(dots[i], dys[i]);
             }
-        }
-        let mut wrong = false;
-        for of in &block {
-            wrong |= !(of.dy.is_finite() & trusted::<T>(of.dot));
-        }
-        if wrong {
-            for (w, of) in block.iter_mut().enumerate() {
-                if !(of.dy.is_finite() && trusted::<T>(of.dot)) {
-                    *of = self.again(w, samples.clone());
+            // Beyond the last parameter sums are zero, which is not good either.
+            if wrong {
+                for (i, w) in part.clone().enumerate() {
+                    if !good(dots[i], dys[i]) {
+                        [dots[i], dys[i]] = self.again(w, samples.clone());
+                    }
+                }
+            }
+            for (into, of) in parameters.iter_mut().zip([dots, dys]) {
+                let into = &mut into[part.clone()];
+                if let Some(into) = into.first_chunk_mut::<TOGETHER>() {
+                    for i in 0..TOGETHER {
+                        into[i] += of[i];
+                    }
+                } else {
+                    for (into, of) in into.iter_mut().zip(of) {
+                        *into += of;
+                    }
                 }
             }
         }
-        for (parameter, &of) in self.state.parameters.iter_mut().zip(&block) {
-            *parameter = parameter.add(of);
-        }
-        self.state.block = block;
+        self.state.parameters = parameters;
     }
 
     /// The sums of parameter `w` of the task in float64 throughout: some have left the range of `T`, or are zero.
     #[cold]
     #[inline(never)]
-    fn again(&self, w: usize, samples: Range<usize>) -> GradSums {
+    fn again(&self, w: usize, samples: Range<usize>) -> [f64; 2] {
         let (fold, len) = (self.pass.fold, self.len());
         let (run, start) = (w * fold / len, w * fold % len);
-        let mut sums = GradSums::default();
+        let [mut dots, mut dys] = [0.0; 2];
+        let [x, dy] = &self.pass.inputs;
         for sample in samples {
             let t = self.number(sample, run);
-            let [x, dy] = [0, 1].map(|i| self.lines(i, &(t..t + 1), 1).line(0));
             let mut known = [Affine::EMPTY];
             (self.pass.known)(t, &mut known);
             let [Affine { mean, scale, shift }] =
                 known.map(|of| Affine { mean: of.mean.to_f64(), scale: of.scale.to_f64(), shift: of.shift.to_f64() });
             for i in start..start + fold {
-                let dy = dy.get(0, i).to_f64();
-                let dot = dy * ((x.get(0, i).to_f64() - mean) * scale + shift);
-                sums = sums.add(GradSums { dy, dot });
+                // As the kernels see them.
+                let [x, dy] = [x, dy].map(|of| T::from_f64(of.value(0, t, i)).to_f64());
+                dots += dy * ((x - mean) * scale + shift);
+                dys += dy;
             }
         }
-        sums
+        [dots, dys]
     }
 }
 
@@ -247,20 +266,28 @@ impl<T: Real> Kernel<T> for Take<'_, '_, T> {
         let pattern = Pattern { repeat: 1, width: count * len / fold, fold };
         let first = self.runs.start * len / fold;
         let weights = self.state.weights.get(count * len);
-        pattern.expand(weights, |w| T::from_f64(self.pass.weight.map_or(1.0, |given| given[first + w])));
+        if let Some(given) = self.pass.weight {
+            let given = &given[first..][..pattern.width];
+            pattern.expand(weights, |w| T::from_f64(given[w]));
+        } else {
+            weights.fill(T::from_f64(1.0));
+        }
         for of in &mut self.state.sums {
             of.get(count * len).fill(T::ZERO);
         }
-        self.state.parameters.clear();
-        self.state.parameters.resize(pattern.width, GradSums::default());
-        let most = (STEP / len).max(1);
+        for of in &mut self.state.parameters {
+            of.clear();
+            of.resize(pattern.width, 0.0);
+        }
+        let most = self.pass.lines();
         for start in self.samples.clone().step_by(BLOCK) {
             let samples = start..(start + BLOCK).min(self.samples.end);
             // Lines that are taken together follow each other: runs of a sample, or samples of a single run each.
             let (single, runs) = (self.single(), self.pass.runs);
             let across = if single { samples.len() } else { count };
-            // Where dx is dy's memory, gradients are taken first: some terms may have to be taken again.
-            let phases = if self.pass.inputs[1].begins_with(&self.pass.out) { &[false, true][..] } else { &[true] };
+            // Where dx is an operand's memory, gradients are taken first: some terms may have to be taken again.
+            let in_place = self.pass.inputs.iter().any(|of| of.begins_with(&self.pass.out));
+            let phases = if in_place { &[false, true][..] } else { &[true] };
             for (phase, &wanted) in phases.iter().enumerate() {
                 for head in if single { start..start + 1 } else { samples.clone() } {
                     let number = self.number(head, 0);
@@ -283,10 +310,11 @@ impl<T: Real> Kernel<T> for Take<'_, '_, T> {
             }
         }
         let at = self.part * (self.pass.runs * len / fold) + first;
-        let [dweight, dbias] = self.pass.gradients.map(|of| of.part(at..at + pattern.width));
-        for (w, of) in self.state.parameters.iter().enumerate() {
-            dweight.set(w, of.dot);
-            dbias.set(w, of.dy);
+        for (slots, sums) in self.pass.gradients.iter().zip(&self.state.parameters) {
+            let slots = slots.part(at..at + pattern.width);
+            for (w, &sum) in sums.iter().enumerate() {
+                slots.set(w, sum);
+            }
         }
     }
 }

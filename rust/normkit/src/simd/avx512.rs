@@ -269,6 +269,17 @@ impl Fold for Avx512 {
     }
 }
 
+/// Where the upper half of each element is; the rest is not used.
+const UPPER: [u16; 32] = {
+    let mut upper = [0; 32];
+    let mut i = 0;
+    while i < 16 {
+        upper[i] = 2 * i as u16 + 1;
+        i += 1;
+    }
+    upper
+};
+
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Halves for Avx512 {
     type H = __m256i;
@@ -311,11 +322,12 @@ impl Halves for Avx512 {
     fn to_bf16(self, v: __m512) -> __m256i {
         unsafe {
             let bits = _mm512_castps_si512(v);
-            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
-            let whole = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v), rounded, quiet);
-            _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(whole))
+            let odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x1_0000));
+            let down = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+            let rounded = _mm512_mask_add_epi32(down, odd, down, _mm512_set1_epi32(1));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            let whole = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x40_0000));
+            _mm512_castsi512_si256(_mm512_permutexvar_epi16(_mm512_loadu_si512(UPPER.as_ptr().cast()), whole))
         }
     }
 }

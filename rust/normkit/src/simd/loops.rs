@@ -379,17 +379,18 @@ pub(super) unsafe fn stream_lines<T: Real, E: Stored<T>, S: Simd<T>>(
     i
 }
 
-/// `out = f(tiles, along)`, element by element; `along[j]` are parameters of the columns. `stream` stores past the
-/// caches. An input may be the output's memory. `HEAVY`: `f` is long, so that one copy of its code is
-/// enough.
+/// `out = f(tiles, (along, of))`, element by element; `along[j]` are parameters of the columns, `of` gives those of a row.
+/// `stream` stores past the caches. An input may be the output's memory. `HEAVY`: `f` is long, so that one copy of its code
+/// is enough.
 #[inline(always)]
-pub(crate) fn map<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const J: usize, const HEAVY: bool>(
+pub(crate) fn map<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usize, const J: usize, const HEAVY: bool>(
     s: S,
     tiles: [Tile<E>; K],
     along: [&[T]; J],
     out: TileMut<E>,
     stream: bool,
-    f: impl Fn([S::V; K], [S::V; J]) -> S::V,
+    of: impl Fn(usize) -> P,
+    f: impl Fn([S::V; K], ([S::V; J], P)) -> S::V,
 ) {
     let len = out.len();
     assert!(tiles.iter().all(|tile| tile.rows() == out.rows() && tile.len() == len));
@@ -398,13 +399,13 @@ pub(crate) fn map<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const J: us
     let zero = s.splat(T::ZERO);
     for r in 0..out.rows() {
         let rows = mapped(tiles, |tile| tile.row(r));
-        let to = out.row(r);
+        let (to, of) = (out.row(r), of(r));
         let value = inlined(
             #[inline(always)]
             |i: usize, n: usize| {
                 debug_assert!(i + n <= len && n <= S::N);
                 // SAFETY: called with i + n <= len and n <= N below.
-                unsafe { f(load(s, &rows, i, n, &[zero; K]), load(s, &along, i, n, &[zero; J])) }
+                unsafe { f(load(s, &rows, i, n, &[zero; K]), (load(s, &along, i, n, &[zero; J]), of)) }
             },
         );
         // SAFETY: all indices stay below len, the length of every run.

@@ -83,9 +83,9 @@ impl<'a, T> Base<'a, T> {
         Base(self.0.cast(), self.1, PhantomData)
     }
 
-    /// Whether an output begins at the same place.
-    pub(crate) fn begins_with(self, out: BaseMut<T>) -> bool {
-        self.0 == out.0.cast_const()
+    /// Where it begins.
+    pub(crate) fn address(self) -> usize {
+        self.0.addr()
     }
 
     /// The address of `len` elements, `offset` on.
@@ -112,6 +112,11 @@ impl<'a, T> BaseMut<'a, T> {
     /// array reaches from it, if it has any: asked for when debugging.
     pub(crate) fn new(p: *mut T, reach: impl FnOnce() -> Option<(isize, isize)>) -> Self {
         BaseMut(p, Extent::new(p, reach), PhantomData)
+    }
+
+    /// Where it begins.
+    pub(crate) fn address(self) -> usize {
+        self.0.addr()
     }
 
     /// The address of `len` elements, `offset` on.

@@ -4,7 +4,7 @@ use crate::common::{Array, CASES, Case, Float, Layout, Values, configure, is_fus
 use half::{bf16, f16};
 use normkit::layout::Grid;
 use normkit::plan::{Cut, Plan, Work};
-use normkit::{Activation, BatchNormOf, Caches, ConvOf, Extras, Isa, Operand, Statistics, Used};
+use normkit::{Activation, BatchNormOf, Caches, ConvOf, Extras, Isa, Layer, Operand, Statistics, Used};
 
 const THREADS: [usize; 4] = [1, 2, 3, 7];
 
@@ -80,6 +80,23 @@ fn results<E: Float>(case: &Case, x: &Array<E>, dy: &Array<E>, layout: &Layout) 
         let g = g.expect("valid");
         [bits(&g.weight), bits(&g.bias), beside.bits()].concat()
     });
+    for axes in [vec![shape.len() - 1], (1..shape.len()).collect()] {
+        let layer = Layer { centred: axes.len() == 1, axes };
+        let count = layer.axes.iter().map(|&axis| shape[axis]).product();
+        let (weight, bias) = (parameters(5, count), parameters(6, count));
+        let (weight, bias) = (Some(&weight[..]), Some(&bias[..]));
+        let mut of = Statistics::default();
+        out("layer_norm", &mut |y| {
+            of = normkit::layer_norm(&xs, &layer, weight, bias, 1e-5, &mut y.tensor_mut()).expect("valid");
+            bits_of(&of)
+        });
+        out("layer_norm_backward", &mut |dx| {
+            let (dy, out) = (Operand::from(&dys), &mut dx.tensor_mut());
+            let g = normkit::layer_norm_backward(&dy, &xs, &layer, &of.mean, &of.rstd, weight, true, out);
+            let g = g.expect("valid");
+            [bits(&g.weight), bits(&g.bias)].concat()
+        });
+    }
     for axes in [vec![axis], (0..shape.len()).filter(|&other| other != axis).collect(), (0..shape.len()).collect()] {
         let of = normkit::moments(&xs, &axes).expect("valid");
         all.push(("moments", [bits(&of.mean), bits(&of.m2)].concat()));

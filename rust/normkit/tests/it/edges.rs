@@ -3,7 +3,8 @@
 use crate::common::{
     Array, CASES, Case, Float, Layout, Norm, Values, config, layout, normal, parameters, position, samples,
 };
-use normkit::{BatchNormOf, ConvOf, Error, Result, Statistics, Tensor, TensorMut, fold_conv_bn};
+use half::bf16;
+use normkit::{BatchNormOf, ConvOf, Error, Layer, Operand, Result, Statistics, Tensor, TensorMut, fold_conv_bn};
 use proptest::prelude::*;
 
 /// Both norms of a case.
@@ -461,4 +462,38 @@ fn tiny_gradients_of_parameters_inside_runs() {
             assert!((found - expected).abs() <= 72.0 * 4.0 * f64::from(f32::EPSILON) * tiny, "{found} {expected}");
         }
     }
+}
+
+/// The same of layers, whose elements are converted on the way where they are halves; several parts of the samples.
+#[test]
+fn tiny_gradients_of_layers() {
+    fn check<E: Float>() {
+        let (shape, layout) = ([70, 40], Layout::dense(2));
+        let tiny = 0.5f64.powi(113);
+        let x = Array::<E>::new(&shape, &layout, |i| Values::Normal.at::<E>(1, i));
+        let (means, rstds, weight) = (parameters(4, 70), parameters(5, 70), parameters(3, 40));
+        let layer = Layer { axes: vec![1], centred: true };
+        let backward = |dy: &Tensor<E>, out: &mut TensorMut<E>| {
+            let dy = Operand::from(dy);
+            normkit::layer_norm_backward(&dy, &x.tensor(), &layer, &means, &rstds, Some(&weight), true, out)
+                .expect("valid")
+        };
+        let scaled = |factor: f64| Array::<E>::new(&shape, &layout, |i| factor * (normal(2, i) * 64.0).round() / 64.0);
+        let expected = backward(&scaled(1.0).tensor(), &mut Array::output(&shape, &layout).tensor_mut());
+        let mut dx = Array::output(&shape, &layout);
+        let apart = backward(&scaled(tiny).tensor(), &mut dx.tensor_mut());
+        let mut together = scaled(tiny);
+        let (dy, mut out) = together.in_place();
+        assert_eq!(apart, backward(&dy, &mut out));
+        assert!(dx.bits() == together.bits());
+        for (found, expected) in [(&apart.weight, &expected.weight), (&apart.bias, &expected.bias)] {
+            for (found, expected) in found.iter().zip(expected) {
+                let expected = expected * tiny;
+                // The larger one was added up in float32, of 70 terms of size 4 to 16.
+                assert!((found - expected).abs() <= 70.0 * 16.0 * f64::from(f32::EPSILON) * tiny, "{found} {expected}");
+            }
+        }
+    }
+    check::<f32>();
+    check::<bf16>();
 }

@@ -76,7 +76,7 @@ impl Case {
 }
 
 /// An element type under test.
-pub trait Float: Element + PartialEq + std::fmt::Debug {
+pub trait Float: Element<Compute: Element> + PartialEq + std::fmt::Debug {
     /// The unit in the last place of 1.
     const ULP: f64;
     /// The smallest normal number, and what the coarsest rounding of a subnormal loses.
