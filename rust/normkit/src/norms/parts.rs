@@ -11,7 +11,7 @@ use crate::parallel::Slots;
 const MOST: usize = 1 << 17;
 
 thread_local! {
-    /// Room for parts. (New pages of memory cost more than a small call: measured, 128 rows of 1024 elements take 0.3 of the
+    /// Room for parts. (New pages of memory cost as much as a small call: of 128 rows of 1024 elements it was half of the
     /// time.)
     static KEPT: Cell<Vec<f64>> = const { Cell::new(Vec::new()) };
 }

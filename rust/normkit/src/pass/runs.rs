@@ -17,12 +17,10 @@ use crate::kernels::reduce::{GradSums, trusted};
 use crate::kernels::{Pattern, TOGETHER};
 use crate::layout::Grid;
 use crate::parallel::{Slots, run};
-use crate::plan::{COPIED, Plan, runs_parts, runs_together};
+use crate::plan::{COPIED, Plan, runs_block, runs_parts, runs_together};
 use crate::simd::{Aligned, Isa, Kernel, LinesMut, Real, Simd, Tile, TileMut, inlined};
 use crate::view::{Input, Output};
 
-/// Samples whose terms are added to one float lane.
-const BLOCK: usize = 32;
 /// Elements that are reduced at a time, if they are a run at least: few enough to be in the first-level cache when dx is
 /// made of them.
 const STEP: usize = 6400;
@@ -280,8 +278,9 @@ impl<T: Real> Kernel<T> for Take<'_, '_, T> {
             of.resize(pattern.width, 0.0);
         }
         let most = self.pass.lines();
-        for start in self.samples.clone().step_by(BLOCK) {
-            let samples = start..(start + BLOCK).min(self.samples.end);
+        let block = runs_block(&self.pass.grid, self.pass.runs);
+        for start in self.samples.clone().step_by(block) {
+            let samples = start..(start + block).min(self.samples.end);
             // Lines that are taken together follow each other: runs of a sample, or samples of a single run each.
             let (single, runs) = (self.single(), self.pass.runs);
             let across = if single { samples.len() } else { count };
