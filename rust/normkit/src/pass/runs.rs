@@ -18,7 +18,7 @@ use crate::kernels::{Pattern, TOGETHER};
 use crate::layout::Grid;
 use crate::parallel::{Slots, run};
 use crate::plan::{COPIED, Plan, runs_block, runs_parts, runs_together};
-use crate::simd::{Aligned, Isa, Kernel, LinesMut, Real, Simd, Tile, TileMut, inlined};
+use crate::simd::{Aligned, Isa, Kernel, LinesMut, Real, Simd, Tile, TileMut, inlined, short_lanes};
 use crate::view::{Input, Output};
 
 /// Elements that are reduced at a time, if they are a run at least: few enough to be in the first-level cache when dx is
@@ -196,23 +196,31 @@ impl<T: Real> Take<'_, '_, T> {
 
     /// Adds the sums of these samples to the task's.
     #[inline(always)]
-    fn flush(&mut self, pattern: Pattern, samples: Range<usize>) {
+    fn flush<S: Simd<T>>(&mut self, s: S, pattern: Pattern, samples: Range<usize>) {
         let mut parameters = std::mem::take(&mut self.state.parameters);
-        let [dots, dys] = &self.state.sums;
-        let (dots, dys) = (dots.values(), dys.values());
+        let [of_dots, of_dys] = std::mem::replace(&mut self.state.sums, [const { Aligned::EMPTY }; 2]);
+        // Asked once, and only where a sum is not good.
+        let mut nothing = None;
         for part in pattern.parts() {
-            let (mut dots, mut dys) = (pattern.sums(dots, part.start), pattern.sums(dys, part.start));
+            let mut dots = pattern.sums(of_dots.values(), part.start);
+            let mut dys = pattern.sums(of_dys.values(), part.start);
             let good = |dot: f64, dy: f64| dy.is_finite() & trusted::<T>(dot);
             let mut wrong = false;
             for i in 0..TOGETHER {
-                wrong |= !good(dots[i], dys[i]);
+                wrong |= !good(dots[i], dys[i]) & (i < part.len());
             }
-            // Beyond the last parameter sums are zero, which is not good either.
             if wrong {
                 for (i, w) in part.clone().enumerate() {
-                    if !good(dots[i], dys[i]) {
-                        [dots[i], dys[i]] = self.again(w, samples.clone());
+                    if good(dots[i], dys[i]) {
+                        continue;
                     }
+                    let samples = samples.clone();
+                    let zero = dots[i] == 0.0 && dys[i].is_finite();
+                    if zero && *nothing.get_or_insert_with(|| s.call(Vanishes { take: self, samples: samples.clone() }))
+                    {
+                        continue;
+                    }
+                    [dots[i], dys[i]] = self.again(w, samples);
                 }
             }
             for (into, of) in parameters.iter_mut().zip([dots, dys]) {
@@ -228,7 +236,7 @@ impl<T: Real> Take<'_, '_, T> {
                 }
             }
         }
-        self.state.parameters = parameters;
+        (self.state.parameters, self.state.sums) = (parameters, [of_dots, of_dys]);
     }
 
     /// The sums of parameter `w` of the task in float64 throughout: some have left the range of `T`, or are zero.
@@ -301,7 +309,7 @@ impl<T: Real> Kernel<T> for Take<'_, '_, T> {
                     }
                 }
                 if phase == 0 {
-                    self.flush(pattern, samples.clone());
+                    self.flush(s, pattern, samples.clone());
                 }
                 for of in &mut self.state.sums {
                     of.values_mut().fill(T::ZERO);
@@ -315,5 +323,47 @@ impl<T: Real> Kernel<T> for Take<'_, '_, T> {
                 slots.set(w, sum);
             }
         }
+    }
+}
+
+/// Whether in each line of some samples all dy or all x̂ are zero, as where tokens are masked: then sums that are zero are
+/// right. (To ask that of each parameter by itself would take twenty times as long as the pass.)
+struct Vanishes<'t, 'w, 'a, T> {
+    take: &'t mut Take<'w, 'a, T>,
+    samples: Range<usize>,
+}
+
+impl<T: Real> Kernel<T> for Vanishes<'_, '_, '_, T> {
+    type Output = bool;
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) -> bool {
+        let Vanishes { take, samples } = self;
+        let (pass, len, lift) = (take.pass, take.len(), s.splat(T::LIFT));
+        for sample in samples {
+            for run in 0..take.runs.len() {
+                let t = take.number(sample, run);
+                let ([x, dy], [copy_x, copy_dy, _]) = (&pass.inputs, &mut take.state.copies);
+                let x = x.tile(s, 0, &(t..t + 1), &(0..len), copy_x);
+                let dy = dy.tile(s, 0, &(t..t + 1), &(0..len), copy_dy);
+                let mut known = [Affine::EMPTY];
+                (pass.known)(t, &mut known);
+                let [Affine { mean, scale, shift }] = known;
+                let along = [s.splat(mean), s.splat(scale), s.splat(shift)];
+                let [x, dy] = short_lanes(
+                    s,
+                    [x, dy],
+                    [mean, T::ZERO],
+                    #[inline(always)]
+                    |[x, dy]| {
+                        let (x, dy) = (s.mul(affine(s, x, along), lift), s.mul(dy, lift));
+                        [s.mul(x, x), s.mul(dy, dy)]
+                    },
+                );
+                if x != 0.0 && dy != 0.0 {
+                    return false;
+                }
+            }
+        }
+        true
     }
 }

@@ -472,17 +472,19 @@ fn tiny_gradients_of_parameters_inside_runs() {
 /// The same of layers, whose elements are converted on the way where they are halves; several parts of the samples.
 #[test]
 fn tiny_gradients_of_layers() {
-    fn check<E: Float>(tiny: f64) {
+    fn check<E: Float>(tiny: f64, small: f64, rows: usize) {
         let (shape, layout) = ([70, 40], Layout::dense(2));
         let x = Array::<E>::new(&shape, &layout, |i| Values::Normal.at::<E>(1, i));
-        let (means, rstds, weight) = (parameters(4, 70), parameters(5, 70), parameters(3, 40));
+        let (means, weight) = (parameters(4, 70), parameters(3, 40));
+        let rstds: Vec<f64> = parameters(5, 70).iter().map(|rstd| rstd * small).collect();
         let layer = Layer { axes: vec![1], centred: true };
         let backward = |dy: &Tensor<E>, out: &mut TensorMut<E>| {
             let dy = Operand::from(dy);
             normkit::layer_norm_backward(&dy, &x.tensor(), &layer, &means, &rstds, Some(&weight), true, out)
                 .expect("valid")
         };
-        let scaled = |factor: f64| Array::<E>::new(&shape, &layout, |i| factor * eighths(2, i));
+        let of = |i: usize| if i < rows * 40 { eighths(2, i) } else { 0.0 };
+        let scaled = |factor: f64| Array::<E>::new(&shape, &layout, |i| factor * of(i));
         let expected = backward(&scaled(1.0).tensor(), &mut Array::output(&shape, &layout).tensor_mut());
         let mut dx = Array::output(&shape, &layout);
         let apart = backward(&scaled(tiny).tensor(), &mut dx.tensor_mut());
@@ -490,14 +492,44 @@ fn tiny_gradients_of_layers() {
         let (dy, mut out) = together.in_place();
         assert_eq!(apart, backward(&dy, &mut out));
         assert!(dx.bits() == together.bits());
-        for (found, expected) in [(&apart.weight, &expected.weight), (&apart.bias, &expected.bias)] {
+        for (found, expected, unit) in
+            [(&apart.weight, &expected.weight, small * tiny), (&apart.bias, &expected.bias, tiny)]
+        {
             for (found, expected) in found.iter().zip(expected) {
                 let expected = expected * tiny;
                 // The larger one was added up in float32, of 70 terms of size 4 to 16.
-                assert!((found - expected).abs() <= 70.0 * 16.0 * f64::from(f32::EPSILON) * tiny, "{found} {expected}");
+                assert!((found - expected).abs() <= 70.0 * 16.0 * f64::from(f32::EPSILON) * unit, "{found} {expected}");
             }
         }
     }
-    check::<f32>(0.5f64.powi(140));
-    check::<bf16>(0.5f64.powi(130));
+    check::<f32>(0.5f64.powi(140), 1.0, 70);
+    check::<bf16>(0.5f64.powi(130), 1.0, 70);
+    // Products that are zero, of what is not.
+    check::<f32>(0.5f64.powi(140), 0.5f64.powi(30), 70);
+    check::<f32>(0.5f64.powi(140), 0.5f64.powi(30), 1);
+}
+
+/// Rows of which nothing flows, as of masked tokens: dy is zero, or x is its mean.
+#[test]
+fn masked_rows_of_layers() {
+    let (shape, layout, layer) = ([70, 40], Layout::dense(2), Layer { axes: vec![1], centred: true });
+    let (ones, huge) = (vec![1.0; 70], 3e38);
+    let backward = |x: &Array<f32>, dy: &Array<f32>| {
+        let (dy, out) = (Operand::from(&dy.tensor()), &mut Array::output(&shape, &layout));
+        normkit::layer_norm_backward(&dy, &x.tensor(), &layer, &ones, &ones, None, true, &mut out.tensor_mut())
+            .expect("valid")
+    };
+    // x̂ is 1 in the first rows, 0 in those that follow.
+    let x = Array::new(&shape, &layout, |i| if i < 40 * 40 { 2.0 } else { 1.0 });
+    let of = backward(&x, &Array::new(&shape, &layout, |_| 0.0));
+    assert!([of.weight, of.bias].concat().iter().all(|&of| of == 0.0));
+    let of = backward(&x, &Array::new(&shape, &layout, |i| (i % 40) as f64));
+    for (j, (&weight, &bias)) in of.weight.iter().zip(&of.bias).enumerate() {
+        assert_eq!([weight, bias], [40.0 * j as f64, 70.0 * j as f64]);
+    }
+    // A sum that leaves float32's range is taken again, also where the other one is zero.
+    let of = backward(&x, &Array::new(&shape, &layout, |_| huge));
+    for (&weight, &bias) in of.weight.iter().zip(&of.bias) {
+        assert_eq!([weight, bias], [40.0, 70.0].map(|n| n * f64::from(huge as f32)));
+    }
 }
