@@ -5,7 +5,8 @@ use crate::common::judge::{Check, close};
 use crate::common::{
     Array, CASES, Float, Layout, Norm, Values, config, input_layout, layout, normal, parameters, shape, values,
 };
-use normkit::{Moments, Statistics, reference};
+use half::{bf16, f16};
+use normkit::{Layer, Moments, Statistics, reference};
 use proptest::prelude::*;
 
 /// Half a unit in the last place of float64, what the saved mean is rounded to.
@@ -382,4 +383,48 @@ fn fold_large() {
     check_fold::<f32>((1, 128, 128, vec![3, 3], false), [true; 3], 1).expect("folds");
     check_fold::<f32>((4, 32, 64, vec![5, 5], true), [true; 3], 2).expect("folds");
     check_fold::<f32>((512, 1, 1, vec![9, 9, 9], false), [true; 3], 3).expect("folds");
+}
+
+/// Layer and RMS norm with weights, and their statistics, against their definition. Of x̂·weight each rounding loses half a
+/// unit: of x − mean, of rstd, of two products and the weight, of what rounding the mean has lost, and of the sum; of the
+/// bias those of it and the sum.
+#[test]
+fn layers() {
+    fn check<E: Float>(rows: usize, len: usize, centred: bool, step: usize) {
+        let (shape, layout) = ([rows, len], Layout { step: vec![1, step], ..Layout::dense(2) });
+        let of = |i: usize| E::from_f64(Values::Normal.at::<E>(7, i)).to_f64();
+        let (weight, bias) = (parameters(8, len), parameters(9, len));
+        let layer = Layer { axes: vec![1], centred };
+        let mut y = Array::<E>::output(&shape, &layout);
+        let x = Array::<E>::new(&shape, &layout, of);
+        let (w, b) = (Some(&weight[..]), Some(&bias[..]));
+        let found = normkit::layer_norm(&x.tensor(), &layer, w, b, 1e-5, &mut y.tensor_mut()).expect("valid");
+        let y = y.logical();
+        for row in 0..rows {
+            let x: Vec<f64> = (row * len..(row + 1) * len).map(of).collect();
+            let mean = if centred { x.iter().sum::<f64>() / len as f64 } else { 0.0 };
+            let var = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / len as f64;
+            let rstd = 1.0 / (var + 1e-5).sqrt();
+            assert!((found.mean[row] - mean).abs() <= E::Own::ULP * var.sqrt(), "mean of row {row} of {shape:?}");
+            assert!((found.rstd[row] - rstd).abs() <= E::Own::ULP * rstd, "rstd of row {row} of {shape:?}");
+            for j in 0..len {
+                let scaled = (x[j] - mean) * rstd * weight[j];
+                let (found, expected) = (y[row * len + j], scaled + bias[j]);
+                // The mean is within a unit of the standard deviation.
+                let own = E::Own::ULP * (4.0 * scaled.abs() + weight[j].abs() + bias[j].abs());
+                let bound = own + E::ULP * expected.abs() + E::SMALLEST;
+                assert!(
+                    (found - expected).abs() <= bound,
+                    "{found} {expected} at {row}, {j} of {shape:?}, step {step}"
+                );
+            }
+        }
+    }
+    for (rows, len) in [(1, 7), (70, 40), (33, 1), (5, 1000), (3, 4096), (2, 5000)] {
+        for (centred, step) in [(true, 1), (false, 1), (true, 2)] {
+            check::<f32>(rows, len, centred, step);
+            check::<f16>(rows, len, centred, step);
+            check::<bf16>(rows, len, centred, step);
+        }
+    }
 }
