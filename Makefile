@@ -8,8 +8,8 @@ export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 SOURCES := Cargo.toml Cargo.lock pyproject.toml .cargo/config.toml $(shell find rust python -type f -not -path '*/__pycache__/*')
 
 .PHONY: demo demo-mpi demo-dask demo-precise experiment-ranges experiment-momentum experiment-batch-size \
-        experiment-beyond test test-bits test-huge lint format bench bench-limit roofline accuracy differential fuzz sanitize \
-        sanitize-address sanitize-thread valgrind dist wheel check-wheel check-old-cpu deny licences docs clean
+        experiment-beyond test test-bits test-huge lint format bench bench-limit bench-cliffs roofline accuracy differential \
+        fuzz sanitize sanitize-address sanitize-thread valgrind dist wheel check-wheel check-old-cpu deny licences docs clean
 .DEFAULT_GOAL := test
 
 $(BIN)/python:
@@ -93,6 +93,10 @@ bench: $(VENV)/.installed-bench
 # minutes; stopped, it goes on with its record when started again. ARGS='--targets batch,halves' for some rows.
 bench-limit: $(VENV)/.installed-bench
 	$(BIN)/python benches/peers/run.py --limit $(ARGS)
+
+# Shapes and values on which a call is slow for its size: tables and a record. Wants an idle machine, for two minutes.
+bench-cliffs: $(VENV)/.installed-bench
+	$(BIN)/python benches/peers/cliffs.py $(ARGS)
 
 # Bandwidth, roofs and growth: a record, two pictures and a section of docs/explanation/performance.md. Wants an idle machine.
 roofline: $(VENV)/.installed-bench

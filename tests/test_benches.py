@@ -12,6 +12,7 @@ from cases import BY_NAME, NORMS
 sys.path.append(str(Path(__file__).parents[1] / "benches" / "peers"))  # last: there is another table.py
 
 import agree
+import cliffs
 import peer_normkit
 import roofline
 import roofline_plot
@@ -133,3 +134,22 @@ def test_a_roofline_record_is_drawn_and_written(tmp_path):
 def test_the_page_has_a_place_for_the_roofline():
     text = roofline.PAGE.read_text()
     assert text.count(roofline.START) == text.count(roofline.END) == 1
+
+
+def test_cliffs_are_measured_and_shown(monkeypatch, tmp_path, capsys):
+    """Every norm, in shapes and with values that it takes; the record says so."""
+    monkeypatch.setattr(sys, "argv", ["cliffs.py", "--elements", "96", "--budget", "0", "--record", str(tmp_path)])
+    monkeypatch.setattr(cliffs.quiet, "now", lambda: None)
+    with nk.num_threads(1):  # what it sets is set again
+        cliffs.main()
+    (path,) = tmp_path.iterdir()
+    cells = cliffs.records.load(path)["cells"]
+    assert {cell["op"] for cell in cells} == {kind + way for kind in cliffs.KINDS for way in ("", "_backward")}
+    assert all(set(cell["ns"]) - {"PyTorch"} <= set(cliffs.VALUES) and min(cell["ns"].values()) > 0 for cell in cells)
+    assert {len(cell["shape"]) for cell in cells} == {2, 3}
+    assert "batch_norm_backward: zeros and constants" in capsys.readouterr().out
+    case = cliffs.filled(Case(Shape((2, 4, 3))), "dead half")
+    assert not case.dy[:, ::2].any()
+    assert case.dy[:, 1::2].all()
+    case = cliffs.filled(Case(Shape((2, 4, 3))), "constant")
+    assert (case.x == 1).all()

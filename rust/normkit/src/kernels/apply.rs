@@ -142,13 +142,13 @@ pub(crate) fn apply_rows<
             #[inline(always)]
             |operands, ([], ()): ([S::V; 0], ())| output(s, cell, second, operands, coefficients),
         );
-        map::<T, E, S, (), K, 0, true>(s, tiles, [], out, stream, |_| (), f);
+        map::<T, E, S, (), K, 0, true>(s, tiles, out, stream, |_| ([], ()), f);
     } else {
         let f = inlined(
             #[inline(always)]
             |operands, ([], ()): ([S::V; 0], ())| output(s, cell, second, operands, coefficients),
         );
-        map::<T, E, S, (), K, 0, false>(s, tiles, [], out, stream, |_| (), f);
+        map::<T, E, S, (), K, 0, false>(s, tiles, out, stream, |_| ([], ()), f);
     }
 }
 
@@ -204,24 +204,23 @@ pub(crate) fn apply_columns<
             #[inline(always)]
             |operands, (coefficients, ())| output(s, like, second, operands, coefficients),
         );
-        map::<T, E, S, (), K, J, true>(s, tiles, along, out, stream, |_| (), f);
+        map::<T, E, S, (), K, J, true>(s, tiles, out, stream, |_| (along, ()), f);
     } else {
         let f = inlined(
             #[inline(always)]
             |operands, (coefficients, ())| output(s, like, second, operands, coefficients),
         );
-        map::<T, E, S, (), K, J, false>(s, tiles, along, out, stream, |_| (), f);
+        map::<T, E, S, (), K, J, false>(s, tiles, out, stream, |_| (along, ()), f);
     }
 }
 
-/// Rows of one cell each, then a weight and a bias for each column.
+/// Rows of one cell each, then a weight and a bias for each column; `of` gives the cell of a row, and its weights and biases.
 #[inline(always)]
-pub(crate) fn apply_weights<T: Real, E: Stored<T>, S: Simd<T>>(
+pub(crate) fn apply_weights<'a, T: Real, E: Stored<T>, S: Simd<T>>(
     s: S,
     x: Tile<E>,
     out: TileMut<E>,
-    cells: &[Affine<T>],
-    along: [&[T]; 2],
+    of: impl Fn(usize) -> (Affine<T>, [&'a [T]; 2]),
     stream: bool,
 ) {
     let f = inlined(
@@ -231,11 +230,13 @@ pub(crate) fn apply_weights<T: Real, E: Stored<T>, S: Simd<T>>(
     map::<T, E, S, [S::V; 3], 1, 2, false>(
         s,
         [x],
-        along,
         out,
         stream,
         #[inline(always)]
-        |r| splat(s, cells[r]),
+        |r| {
+            let (cell, along) = of(r);
+            (along, splat(s, cell))
+        },
         f,
     );
 }

@@ -2,7 +2,7 @@
 
 use super::apply::Affine;
 use super::flow::Flow;
-use super::reduce::{GradSums, GradientOfRows, MomentSums, MomentsOfRows, PLACES, SAMPLE, close, trusted};
+use super::reduce::{GradSums, GradientAgain, MomentSums, MomentsAgain, PLACES, SAMPLE, close, trusted};
 use crate::simd::{AT_ONCE, Behind, Lines, LinesMut, Real, Simd, Stored, line_sums, mapped};
 
 /// So many lines at a time.
@@ -46,11 +46,11 @@ pub(crate) fn moments_lines<T: Real, E: Stored<T>, S: Simd<T>>(
         );
         for (l, into) in into.iter_mut().enumerate() {
             let (sum, squares) = (sums[l], squares[l]);
-            if close(count, sum, squares) && trusted::<T>(squares) {
-                *into = into.merge(MomentSums { count, at: at[l].to_f64(), sum, squares });
+            *into = into.merge(if close(count, sum, squares) && trusted::<T>(squares) {
+                MomentSums { count, at: at[l].to_f64(), sum, squares }
             } else {
-                *into = s.call(MomentsOfRows { x: x.line(l), into: *into });
-            }
+                s.call(MomentsAgain { x: x.line(l), at: at[l], sums: [sum, squares] })
+            });
         }
     }
 }
@@ -127,7 +127,8 @@ pub(crate) fn gradient_lines<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>, c
         }
         for (l, &cell) in cells.iter().enumerate() {
             let line = mapped(lines, |of| of.line(l));
-            add(part.start + l, if good(l) { of(l) } else { s.call(GradientOfRows { tiles: line, cell, flow }) });
+            let sums = of(l);
+            add(part.start + l, if good(l) { sums } else { s.call(GradientAgain { tiles: line, cell, flow, sums }) });
         }
     }
 }

@@ -110,7 +110,7 @@ impl Pattern {
 
     /// The sum over the columns of statistic `w`, of which each repetition has several.
     #[inline(always)]
-    fn sum<T: Real>(self, columns: &[T], w: usize) -> f64 {
+    pub(crate) fn sum<T: Real>(self, columns: &[T], w: usize) -> f64 {
         let period = self.width * self.fold;
         let mut sums = [0.0f64; CHAINS];
         for p in 0..self.repeat {

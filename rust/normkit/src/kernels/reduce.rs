@@ -170,21 +170,31 @@ fn squares_of<T: Real, E: Stored<T>, S: Simd<T>>(s: S, x: Tile<E>, at: T, behind
     )
 }
 
-/// Whether every element is `at`. (Sums of squares can be zero by underflow too.)
+/// Whether every element is `at`. (Sums of squares can be zero by underflow too; of sizes they cannot.)
 #[inline(always)]
 fn is_constant<T: Real, E: Stored<T>, S: Simd<T>>(s: S, x: Tile<E>, at: T) -> bool {
-    let (v, lift) = (s.splat(at), s.splat(T::LIFT));
-    let [squares] = short_lanes(
+    let v = s.splat(at);
+    let [sizes] = short_lanes(
         s,
         [x],
         [at],
         #[inline(always)]
-        |[x]| {
-            let d = s.mul(s.sub(x, v), lift);
-            [s.mul(d, d)]
-        },
+        |[x]| [size(s, s.sub(x, v))],
     );
-    squares == 0.0
+    sizes == 0.0
+}
+
+/// |a|
+#[inline(always)]
+fn size<T: Real, S: Simd<T>>(s: S, a: S::V) -> S::V {
+    s.positive(a, a, s.sub(s.splat(T::ZERO), a))
+}
+
+/// The lesser of |a| and |b|: 0 only where their product is, and not where that is zero by underflow.
+#[inline(always)]
+pub(crate) fn lesser<T: Real, S: Simd<T>>(s: S, a: S::V, b: S::V) -> S::V {
+    let (a, b) = (size(s, a), size(s, b));
+    s.positive(s.sub(a, b), b, a)
 }
 
 /// Merges the moments of a block into those of the blocks before it, about the same point unless that proves to be far
@@ -209,10 +219,10 @@ pub(crate) fn moments_rows<T: Real, E: Stored<T>, S: Simd<T>>(
 }
 
 /// The moments of a block where the guess of its mean was far off, or the squares have left the range of `T`.
-struct MomentsAgain<'t, T, E> {
-    x: Tile<'t, E>,
-    at: T,
-    sums: [f64; 2],
+pub(super) struct MomentsAgain<'t, T, E> {
+    pub(super) x: Tile<'t, E>,
+    pub(super) at: T,
+    pub(super) sums: [f64; 2],
 }
 
 impl<T: Real, E: Stored<T>> Kernel<T> for MomentsAgain<'_, T, E> {
@@ -234,21 +244,6 @@ impl<T: Real, E: Stored<T>> Kernel<T> for MomentsAgain<'_, T, E> {
     }
 }
 
-/// [`moments_rows`] as a function of its own.
-pub(super) struct MomentsOfRows<'t, E> {
-    pub(super) x: Tile<'t, E>,
-    pub(super) into: MomentSums,
-}
-
-impl<T: Real, E: Stored<T>> Kernel<T> for MomentsOfRows<'_, E> {
-    type Output = MomentSums;
-    #[inline(always)]
-    fn eval<S: Simd<T>>(mut self, s: S) -> MomentSums {
-        moments_rows(s, self.x, &mut self.into, &mut ());
-        self.into
-    }
-}
-
 /// Merges the moments of the columns of a block into those of their statistics, which all have one count.
 #[inline(always)]
 pub(crate) fn moments_columns<T: Real, E: Stored<T>, S: Simd<T>>(
@@ -262,7 +257,7 @@ pub(crate) fn moments_columns<T: Real, E: Stored<T>, S: Simd<T>>(
     let each = pattern.repeat * pattern.fold;
     let count = (x.rows() * each) as f64;
     let before = into[0].count;
-    let [at, means, sums, squares, lost, ..] = scratch.take(x.len());
+    let [at, means, sums, squares, lost, sizes, _] = scratch.take(x.len());
     if before > 0.0 {
         for (mean, into) in means.iter_mut().zip(into.iter()) {
             *mean = T::from_f64(into.at);
@@ -271,12 +266,16 @@ pub(crate) fn moments_columns<T: Real, E: Stored<T>, S: Simd<T>>(
         rough_means(s, sample(x, each), pattern, [at, means, sums]);
     }
     squares_about(s, x, pattern, [at, means, sums, squares, lost]);
-    let mut wrong = false;
+    let (mut wrong, mut asked) = (false, false);
     for part in pattern.parts() {
         let (sums, squares) = (pattern.sums(sums, part.start), pattern.sums(squares, part.start));
         for (w, (sum, squares)) in part.zip(sums.into_iter().zip(squares)) {
             let good = if squares == 0.0 {
-                columns_of(x, pattern, w).all(|x| x == means[w])
+                if !asked {
+                    s.call(Sizes { x, at: &*at, sums: &mut *sizes });
+                    asked = true;
+                }
+                pattern.sum(sizes, w) == 0.0
             } else {
                 close(count, sum, squares) && trusted::<T>(squares)
             };
@@ -360,6 +359,30 @@ fn squares_about<T: Real, E: Stored<T>, S: Simd<T>>(
     );
 }
 
+/// Σ|x − at| down each column, which is zero only where all of it is.
+struct Sizes<'t, T, E> {
+    x: Tile<'t, E>,
+    at: &'t [T],
+    sums: &'t mut [T],
+}
+
+impl<T: Real, E: Stored<T>> Kernel<T> for Sizes<'_, T, E> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        self.sums.fill(T::ZERO);
+        columns(
+            s,
+            [self.x],
+            [self.at],
+            [self.sums],
+            [],
+            #[inline(always)]
+            |[x], [at]| [size(s, s.sub(x, at))],
+        );
+    }
+}
+
 /// The elements of statistic `w` in a block of columns.
 fn columns_of<T: Real, E: Stored<T>>(x: Tile<E>, pattern: Pattern, w: usize) -> impl Iterator<Item = T> + Clone {
     let period = pattern.width * pattern.fold;
@@ -421,11 +444,11 @@ pub(crate) fn gradient_rows<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>, co
 }
 
 /// The sums of a block where they have left the range of `T`, or are zero.
-struct GradientAgain<'t, T, E, F, const K: usize> {
-    tiles: [Tile<'t, E>; K],
-    cell: Affine<T>,
-    flow: F,
-    sums: GradSums,
+pub(super) struct GradientAgain<'t, T, E, F, const K: usize> {
+    pub(super) tiles: [Tile<'t, E>; K],
+    pub(super) cell: Affine<T>,
+    pub(super) flow: F,
+    pub(super) sums: GradSums,
 }
 
 impl<T: Real, E: Stored<T>, F: Flow<T, K>, const K: usize> Kernel<T> for GradientAgain<'_, T, E, F, K> {
@@ -444,22 +467,7 @@ impl<T: Real, E: Stored<T>, F: Flow<T, K>, const K: usize> Kernel<T> for Gradien
     }
 }
 
-/// [`gradient_rows`] as a function of its own.
-pub(super) struct GradientOfRows<'t, T, E, F, const K: usize> {
-    pub(super) tiles: [Tile<'t, E>; K],
-    pub(super) cell: Affine<T>,
-    pub(super) flow: F,
-}
-
-impl<T: Real, E: Stored<T>, F: Flow<T, K>, const K: usize> Kernel<T> for GradientOfRows<'_, T, E, F, K> {
-    type Output = GradSums;
-    #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) -> GradSums {
-        gradient_rows(s, self.tiles, self.cell, self.flow, &mut ())
-    }
-}
-
-/// Whether all dz or all x − mean are zero. (Sums of products can be zero by underflow too.)
+/// Whether of each product dz·(x − mean) a factor is zero. (Sums of products can be zero by underflow too.)
 #[inline(always)]
 fn vanishes<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>, const K: usize>(
     s: S,
@@ -470,22 +478,25 @@ fn vanishes<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>, const K: usize>(
     flow: F,
 ) -> bool {
     if F::HEAVY {
-        let all = || elements(tiles, 0..tiles[0].len());
-        return all().all(|of| flow.wide(of, cell) == 0.0) || all().all(|of| flow.wide_deviation(of, cell) == 0.0);
+        return all_vanish(elements(tiles, 0..tiles[0].len()), cell, flow);
     }
-    let lift = s.splat(T::LIFT);
-    let [dz, d] = short_lanes(
+    let [lesser] = short_lanes(
         s,
         tiles,
         fill,
         #[inline(always)]
-        |operands| {
-            let dz = s.mul(flow.vector(s, operands, along), lift);
-            let d = s.mul(flow.deviation(s, operands, along), lift);
-            [s.mul(dz, dz), s.mul(d, d)]
-        },
+        |operands| [lesser(s, flow.vector(s, operands, along), flow.deviation(s, operands, along))],
     );
-    dz == 0.0 || d == 0.0
+    lesser == 0.0
+}
+
+/// The same of single elements.
+fn all_vanish<T: Real, const K: usize>(
+    mut elements: impl Iterator<Item = [T; K]>,
+    cell: Affine<T>,
+    flow: impl Flow<T, K>,
+) -> bool {
+    elements.all(|of| flow.wide(of, cell) == 0.0 || flow.wide_deviation(of, cell) == 0.0)
 }
 
 /// Gives `add` the two sums of each cell of a block of columns; mean, scale and shift have a value for each
@@ -495,7 +506,7 @@ pub(crate) fn gradient_columns<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>,
     s: S,
     tiles: [Tile<E>; K],
     pattern: Pattern,
-    [mean, scale, shift, sums, dots]: [&mut [T]; 5],
+    [mean, scale, shift, sums, dots, sizes]: [&mut [T]; 6],
     flow: F,
     mut add: impl FnMut(usize, GradSums),
 ) {
@@ -515,6 +526,7 @@ pub(crate) fn gradient_columns<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>,
             [dz, s.mul(dz, flow.deviation(s, operands, along))]
         },
     );
+    let mut asked = false;
     for part in pattern.parts() {
         let (sums, dots) = (pattern.sums(sums, part.start), pattern.sums(dots, part.start));
         for (w, (dy, dot)) in part.zip(sums.into_iter().zip(dots)) {
@@ -522,11 +534,49 @@ pub(crate) fn gradient_columns<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>,
             let first = w * pattern.fold;
             let cell = Affine { mean: mean[first], scale: scale[first], shift: shift[first] };
             let all = || (0..pattern.repeat).flat_map(move |p| elements(tiles, pattern.run(p, w)));
-            let zero =
-                || all().all(|of| flow.wide(of, cell) == 0.0) || all().all(|of| flow.wide_deviation(of, cell) == 0.0);
+            let mut zero = || {
+                if F::HEAVY {
+                    return all_vanish(all(), cell, flow);
+                }
+                if !asked {
+                    let along = [&*mean, &*scale, &*shift];
+                    s.call(Lesser { tiles, along, sums: &mut *sizes, flow });
+                    asked = true;
+                }
+                pattern.sum(sizes, w) == 0.0
+            };
             let good = block.dy.is_finite() && (trusted::<T>(block.dot) || (block.dot == 0.0 && zero()));
             add(w, if good { block } else { gradient_wide(all(), cell, flow) });
         }
+    }
+}
+
+/// The sum of the lesser of |dz| and |x − mean| down each column, which is zero only where all products are.
+struct Lesser<'t, T, E, F, const K: usize> {
+    tiles: [Tile<'t, E>; K],
+    along: [&'t [T]; 3],
+    sums: &'t mut [T],
+    flow: F,
+}
+
+impl<T: Real, E: Stored<T>, F: Flow<T, K>, const K: usize> Kernel<T> for Lesser<'_, T, E, F, K> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Lesser { tiles, along, sums, flow } = self;
+        sums.fill(T::ZERO);
+        columns(
+            s,
+            tiles,
+            along,
+            [sums],
+            [],
+            #[inline(always)]
+            |operands, [mean, scale, shift]| {
+                let along = Affine { mean, scale, shift };
+                [lesser(s, flow.vector(s, operands, along), flow.deviation(s, operands, along))]
+            },
+        );
     }
 }
 

@@ -8,7 +8,7 @@ use crate::error::{Error, Result, gathered, shape_text, zeros};
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, GradAffine, GradInner, Inner, Scale};
 use crate::kernels::reduce::{GradSums, MomentSums};
-use crate::layout::{Walk, grid, grid_of_runs};
+use crate::layout::{Walk, grid};
 use crate::moments::Moments;
 use crate::parallel::Slots;
 use crate::pass::{Application, Pass, Passes, Reduction, WeightedLines};
@@ -141,8 +141,7 @@ where
     let bytes = x.size() * size_of::<E>();
     let inner = &sides.along_inner[..];
     let weighted = weight.is_some() || bias.is_some();
-    let make_grid = if weighted { grid_of_runs::<3> } else { grid::<3> };
-    let (grid, [from, to, along]) = make_grid(&x.shape, &sides.kept(), [&x.strides, &y.strides, inner]);
+    let (grid, [from, to, along]) = grid(&x.shape, &sides.kept(), [&x.strides, &y.strides, inner]);
     let of = Input::new(x, &from);
     let out = Output::new(y, &to);
     let activation = Activation::Identity;
@@ -153,7 +152,7 @@ where
             None => gathered(std::iter::repeat_n(Real::from_f64(default), sides.count)),
         };
         let (weight, bias) = (of_each(weight, 1.0)?, of_each(bias, 0.0)?);
-        let pass = WeightedLines { grid, x: of, out, weight: &weight, bias: &bias, rule: &map };
+        let pass = WeightedLines { grid, x: of, out, runs: 1, weight: &weight, bias: &bias, rule: &map };
         Passes::weighted(&pass, isa, &plan_lines(&work))?;
         return Ok(statistics);
     }
@@ -216,16 +215,40 @@ where
         GradAffine::<E::Compute>::new(mean[t], rstd[t], rstd[t], b, c)
     };
     let known = |first: usize, cells: &mut [Affine<E::Compute>]| known_means(&mean[first..], cells);
-    if wanted {
-        let (grid, [from, along, to, weights]) = grid_of_runs(&x.shape, &kept, strides);
-        let (inputs, out) = ([Input::new(x, &from), dy.input(&along)], Output::new(dx, &to));
-        if grid.lines && weights.direct() == Some(0) {
-            return BackwardRuns { runs: 1, fold: 1, weight }.run(grid, inputs, out, [mean, rstd], isa, coefficients);
-        }
-    }
     let (grid, [from, along, to, weights]) = grid(&x.shape, &kept, strides);
     let (of, given, dy) = (Input::new(x, &from), dy, dy.input(&along));
     let out = Output::new(dx, &to);
+    if wanted && grid.lines && weights.direct() == Some(0) {
+        return BackwardRuns { runs: 1, fold: 1, weight }.run(grid, [of, dy], out, [mean, rstd], isa, coefficients);
+    }
+    let pieces = grid.cut_runs(size_of::<E::Compute>()).filter(|_| wanted && weights.is_dense());
+    let cut = |n: usize| Some([from.cut_runs(n)?, along.cut_runs(n)?, to.cut_runs(n)?]);
+    if let Some((n, pieces, [from, along, to])) = pieces.and_then(|(n, pieces)| Some((n, pieces, cut(n)?))) {
+        // Sums first, then dx and the parameters' gradients of one piece of all runs after the other.
+        let each = match rounded::<E::Compute>(weight)? {
+            Some(weight) => weight,
+            None => gathered(std::iter::repeat_n(Real::from_f64(1.0), sides.count))?,
+        };
+        let inputs = [of, dy, Input::new(&Tensor::strided(&each, &x.shape, inner)?, &weights)];
+        let mut sums = [zeros(sides.statistics)?, zeros(sides.statistics)?];
+        let slots = sums.each_mut().map(|of| Slots::new(of));
+        let rule = |t: usize, sums: &[GradSums], _: &mut [GradInner<E::Compute>]| {
+            let [dys, dots] = slots;
+            dys.set(t, sums[0].dy);
+            dots.set(t, sums[0].dot);
+        };
+        let read = x.size() * (inputs[0].element_size() + inputs[1].element_size());
+        let activation = Activation::Identity;
+        let reduce = Reduction { grid, inputs, known: &known, activation, mask: None };
+        let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
+        Passes::backward_inner(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }))?;
+        let [dys, dots] = sums;
+        let inputs = [Input::new(x, &from), given.input(&along)];
+        let of = |values: &[f64]| gathered((0..pieces.rows).map(|t| values[t / n]));
+        let coefficients = |t: usize, _| coefficients(t / n, GradSums { dy: dys[t / n], dot: dots[t / n] });
+        let (runs, out) = (BackwardRuns { runs: n, fold: 1, weight }, Output::new(dx, &to));
+        return runs.run(pieces, inputs, out, [&of(mean)?, &of(rstd)?], isa, coefficients);
+    }
     // Before dx is written, which may be dy's memory.
     let gradients =
         if wanted { parameter_gradients(given, x, &sides, mean, rstd, isa)? } else { ParameterGradients::default() };

@@ -134,7 +134,12 @@ where
             let task = |task: usize, state: &mut State<T, E, A::Total, C>| {
                 let first = task % across * statistics;
                 let end = (first + statistics).min(per_sample);
-                for sample in task / across * part..(task / across * part + part).min(self.samples) {
+                let samples = task / across * part..(task / across * part + part).min(self.samples);
+                if across == 1 {
+                    // Of whole samples one line follows the other.
+                    return self.take_lines(isa, samples.start * per_sample..samples.end * per_sample, state);
+                }
+                for sample in samples {
                     self.take_lines(isa, sample * per_sample + first..sample * per_sample + end, state);
                 }
             };
@@ -201,7 +206,7 @@ where
     fn needs<E: Stored<T>>(&self, statistics: usize, lines: bool, waits: bool) -> Needs {
         let operands =
             self.reduce.needs::<E>().or(self.apply.as_ref().map_or(Needs::default(), Application::needs::<E>));
-        let each = if lines { self.step::<E>().min(statistics) } else { statistics };
+        let each = if lines { self.step::<E>().min(self.statistics()) } else { statistics };
         let (totals, coefficients) = (each * self.parts, each * self.cells);
         Needs {
             cells: if lines { totals } else { operands.cells },

@@ -1,5 +1,6 @@
 //! The backward pass where each statistic is a single run, with weights that vary inside it and are the same for each
-//! sample: layer norm's elements, or the channels of group norm's groups where they are too short to be taken one by one.
+//! sample: layer norm's elements, or the channels of group norm's groups where they are too short to be taken one by one. Or
+//! where runs are pieces of layer norm's rows, whose sums are known: then those of the pieces do not matter.
 //!
 //! The gradients of the parameters are added up, position by position, beside the statistics' sums, so that operands
 //! are read once. A task takes some runs of each of its samples: where it is a single one, those of several samples at a
@@ -13,30 +14,30 @@ use crate::error::{Result, room};
 use crate::kernels::apply::{Affine, GradAffine, GradInner, affine, apply_lines};
 use crate::kernels::flow::Weighted;
 use crate::kernels::lines::gradient_lines;
-use crate::kernels::reduce::{GradSums, trusted};
+use crate::kernels::reduce::{GradSums, lesser, trusted};
 use crate::kernels::{Pattern, TOGETHER};
 use crate::layout::Grid;
 use crate::parallel::{Slots, run};
 use crate::plan::{COPIED, Plan, runs_block, runs_parts, runs_together};
-use crate::simd::{Aligned, Isa, Kernel, LinesMut, Real, Simd, Tile, TileMut, inlined, short_lanes};
+use crate::simd::{Aligned, Isa, Kernel, LinesMut, Real, Simd, Tile, TileMut, inlined, line_sums};
 use crate::view::{Input, Output};
 
 /// Elements that are reduced at a time, if they are a run at least: few enough to be in the first-level cache when dx is
 /// made of them.
 const STEP: usize = 6400;
 
-/// The coefficients of run t, by its sums.
+/// The coefficients of run t, by its sums, where those are its statistic's.
 pub(crate) type RunRule<'a, T> = &'a (dyn Fn(usize, GradSums) -> GradAffine<T> + Sync);
 
 /// Such a pass.
 pub struct Runs<'a, T> {
-    /// Each run is a statistic.
+    /// Each run is a statistic, or a piece of one.
     pub grid: Grid,
     /// Runs of a sample.
     pub runs: usize,
     /// Adjacent elements with the same parameters.
     pub fold: usize,
-    /// x and dy. Where a sample has several runs, they are used in place; so is `out`.
+    /// x and dy.
     pub inputs: [Input<'a, T>; 2],
     pub weight: Option<&'a [f64]>,
     pub out: Output<'a, T>,
@@ -54,6 +55,8 @@ struct State<T> {
     /// Weights by element.
     weights: Aligned<T>,
     sums: [Aligned<T>; 2],
+    /// What says where these are zero.
+    sizes: Aligned<T>,
     known: Vec<Affine<T>>,
     totals: Vec<GradSums>,
     /// Gradients of weights, and of biases.
@@ -67,10 +70,15 @@ impl<T: Real> Runs<'_, T> {
         self.inputs.iter().all(Input::is_direct::<T>) && self.out.is_direct::<T>()
     }
 
-    /// How many lines are taken at a time.
+    /// How many lines are taken at a time: where they are copied, none that lie between.
     fn lines(&self) -> usize {
-        let elements = if self.is_direct() { STEP } else { COPIED };
-        (elements / self.grid.len).max(1)
+        if self.is_direct() {
+            (STEP / self.grid.len).max(1)
+        } else if self.runs > 1 {
+            1
+        } else {
+            (COPIED / self.grid.len).max(1)
+        }
     }
 
     fn samples(&self) -> usize {
@@ -88,7 +96,6 @@ impl<T: Passes> Runs<'_, T> {
         let (elements, lines) = (each * self.grid.len, self.lines());
         let parameters = elements / self.fold;
         let direct = self.is_direct();
-        debug_assert!(direct || self.runs == 1, "what lies between the runs of a task is not to be copied");
         let stream = plan.stream && direct;
         let copied = if direct { 0 } else { lines * self.grid.len };
         let state = || {
@@ -96,6 +103,7 @@ impl<T: Passes> Runs<'_, T> {
                 copies: [Aligned::new(copied)?, Aligned::new(copied)?, Aligned::new(copied)?],
                 weights: Aligned::new(elements)?,
                 sums: [Aligned::new(elements)?, Aligned::new(elements)?],
+                sizes: Aligned::new(elements)?,
                 known: room(lines)?,
                 totals: room(lines)?,
                 parameters: [room(parameters)?, room(parameters)?],
@@ -200,7 +208,7 @@ impl<T: Real> Take<'_, '_, T> {
         let mut parameters = std::mem::take(&mut self.state.parameters);
         let [of_dots, of_dys] = std::mem::replace(&mut self.state.sums, [const { Aligned::EMPTY }; 2]);
         // Asked once, and only where a sum is not good.
-        let mut nothing = None;
+        let mut asked = false;
         for part in pattern.parts() {
             let mut dots = pattern.sums(of_dots.values(), part.start);
             let mut dys = pattern.sums(of_dys.values(), part.start);
@@ -214,13 +222,16 @@ impl<T: Real> Take<'_, '_, T> {
                     if good(dots[i], dys[i]) {
                         continue;
                     }
-                    let samples = samples.clone();
-                    let zero = dots[i] == 0.0 && dys[i].is_finite();
-                    if zero && *nothing.get_or_insert_with(|| s.call(Vanishes { take: self, samples: samples.clone() }))
-                    {
-                        continue;
+                    if dots[i] == 0.0 && dys[i].is_finite() {
+                        if !asked {
+                            s.call(LesserOfRuns { take: self, samples: samples.clone() });
+                            asked = true;
+                        }
+                        if pattern.sum(self.state.sizes.values(), w) == 0.0 {
+                            continue;
+                        }
                     }
-                    [dots[i], dys[i]] = self.again(w, samples);
+                    [dots[i], dys[i]] = self.again(w, samples.clone());
                 }
             }
             for (into, of) in parameters.iter_mut().zip([dots, dys]) {
@@ -326,44 +337,43 @@ impl<T: Real> Kernel<T> for Take<'_, '_, T> {
     }
 }
 
-/// Whether in each line of some samples all dy or all x̂ are zero, as where tokens are masked: then sums that are zero are
-/// right. (To ask that of each parameter by itself would take twenty times as long as the pass.)
-struct Vanishes<'t, 'w, 'a, T> {
+/// The sum of the lesser of |dy| and |x̂| of each parameter, where sums are zero, as they are of masked tokens and of dead
+/// features. (To ask that of each parameter by itself would take twenty times as long as the pass.)
+struct LesserOfRuns<'t, 'w, 'a, T> {
     take: &'t mut Take<'w, 'a, T>,
     samples: Range<usize>,
 }
 
-impl<T: Real> Kernel<T> for Vanishes<'_, '_, '_, T> {
-    type Output = bool;
+impl<T: Real> Kernel<T> for LesserOfRuns<'_, '_, '_, T> {
+    type Output = ();
     #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) -> bool {
-        let Vanishes { take, samples } = self;
-        let (pass, len, lift) = (take.pass, take.len(), s.splat(T::LIFT));
+    fn eval<S: Simd<T>>(self, s: S) {
+        let LesserOfRuns { take, samples } = self;
+        let (len, count) = (take.len(), take.runs.len());
+        take.state.sizes.get(count * len).fill(T::ZERO);
         for sample in samples {
-            for run in 0..take.runs.len() {
+            for run in 0..count {
                 let t = take.number(sample, run);
-                let ([x, dy], [copy_x, copy_dy, _]) = (&pass.inputs, &mut take.state.copies);
-                let x = x.tile(s, 0, &(t..t + 1), &(0..len), copy_x);
-                let dy = dy.tile(s, 0, &(t..t + 1), &(0..len), copy_dy);
+                let State { copies: [copy_x, copy_dy, _], sizes, .. } = &mut *take.state;
+                let [x, dy] = &take.pass.inputs;
+                let x = x.tile(s, 0, &(t..t + 1), &(0..len), copy_x).rows_as_lines();
+                let dy = dy.tile(s, 0, &(t..t + 1), &(0..len), copy_dy).rows_as_lines();
+                let of = TileMut::new(&mut sizes.values_mut()[run * len..], 1, len).rows_as_lines();
                 let mut known = [Affine::EMPTY];
-                (pass.known)(t, &mut known);
+                (take.pass.known)(t, &mut known);
                 let [Affine { mean, scale, shift }] = known;
-                let along = [s.splat(mean), s.splat(scale), s.splat(shift)];
-                let [x, dy] = short_lanes(
+                let [] = line_sums(
                     s,
                     [x, dy],
-                    [mean, T::ZERO],
+                    [of],
+                    &mut (),
                     #[inline(always)]
-                    |[x, dy]| {
-                        let (x, dy) = (s.mul(affine(s, x, along), lift), s.mul(dy, lift));
-                        [s.mul(x, x), s.mul(dy, dy)]
-                    },
+                    |_| ([mean, T::ZERO], [s.splat(mean), s.splat(scale), s.splat(shift)]),
+                    |_, _| [],
+                    #[inline(always)]
+                    |[x, dy], along| [lesser(s, affine(s, x, along), dy)],
                 );
-                if x != 0.0 && dy != 0.0 {
-                    return false;
-                }
             }
         }
-        true
     }
 }

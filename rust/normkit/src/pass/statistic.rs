@@ -173,8 +173,8 @@ where
         scratch: &mut Scratch<T>,
         into: &mut [Self::Total],
     ) {
-        let [mean, scale, shift, sums, dots, ..] = scratch.take(pattern.len());
+        let [mean, scale, shift, sums, dots, sizes, _] = scratch.take(pattern.len());
         let add = |w: usize, sums: GradSums| into[w] = into[w].add(sums);
-        gradient_columns(s, tiles, pattern, [mean, scale, shift, sums, dots], F::flow(activation), add);
+        gradient_columns(s, tiles, pattern, [mean, scale, shift, sums, dots, sizes], F::flow(activation), add);
     }
 }

@@ -1,5 +1,6 @@
 //! The forward pass where each statistic is a single short run, with weights and biases that vary inside it and are the same
-//! for each: layer norm's rows. Weights are not an operand like x, so that x may be of halves, which are not copied.
+//! for each sample: layer norm's rows, or group norm's groups where channels are too short to be taken one by one. Weights
+//! are not an operand like x, so that x may be of halves, which are not copied.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -26,7 +27,9 @@ pub struct WeightedLines<'a, T> {
     pub grid: Grid,
     pub x: Input<'a, T>,
     pub out: Output<'a, T>,
-    /// One of each for each element of a run.
+    /// Runs of a sample.
+    pub runs: usize,
+    /// One of each for each element of a sample.
     pub weight: &'a [T],
     pub bias: &'a [T],
     pub(crate) rule: LineRule<'a, T>,
@@ -37,7 +40,8 @@ struct State<T> {
     /// Copies of x and y, where these cannot be used in place.
     copies: [Aligned<T>; 2],
     sums: Vec<MomentSums>,
-    cells: Vec<Affine<T>>,
+    /// The map of each line, and where its weights begin.
+    cells: Vec<(Affine<T>, usize)>,
 }
 
 impl<T: Passes> WeightedLines<'_, T> {
@@ -83,15 +87,20 @@ impl<T: Real, E: Memory<T>> Kernel<T> for Take<'_, '_, T, E> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
-        let Take { pass: WeightedLines { grid, x, out, weight, bias, rule }, lines, stream, state, .. } = self;
+        let Take { pass: WeightedLines { grid, x, out, runs, weight, bias, rule }, lines, stream, state, .. } = self;
         let State { copies: [copy, copy_out], sums, cells } = state;
         let x = E::tile(x, s, 0, &lines, &(0..grid.len), copy);
         sums.clear();
         sums.resize(lines.len(), MomentSums::default());
         moments_lines(s, x.rows_as_lines(), sums, &mut ());
         cells.clear();
+        let mut first = lines.start % runs * grid.len;
         for (t, sums) in lines.clone().zip(&*sums) {
-            cells.push(rule(t, sums.moments()));
+            cells.push((rule(t, sums.moments()), first));
+            first += grid.len;
+            if first == weight.len() {
+                first = 0;
+            }
         }
         // SAFETY: each line is one task's.
         unsafe {
@@ -103,7 +112,19 @@ impl<T: Real, E: Memory<T>> Kernel<T> for Take<'_, '_, T, E> {
                 &(0..grid.len),
                 copy_out,
                 #[inline(always)]
-                |out| apply_weights(s, x, out, cells, [weight, bias], stream),
+                |out| {
+                    apply_weights(
+                        s,
+                        x,
+                        out,
+                        #[inline(always)]
+                        |r| {
+                            let (cell, first) = cells[r];
+                            (cell, [&weight[first..][..grid.len], &bias[first..][..grid.len]])
+                        },
+                        stream,
+                    );
+                },
             );
         }
     }

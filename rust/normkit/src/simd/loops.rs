@@ -379,27 +379,26 @@ pub(super) unsafe fn stream_lines<T: Real, E: Stored<T>, S: Simd<T>>(
     i
 }
 
-/// `out = f(tiles, (along, of))`, element by element; `along[j]` are parameters of the columns, `of` gives those of a row.
+/// `out = f(tiles, parameters)`, element by element; `of` gives the parameters of a row: `J` for each column, and its own.
 /// `stream` stores past the caches. An input may be the output's memory. `HEAVY`: `f` is long, so that one copy of its code
 /// is enough.
 #[inline(always)]
-pub(crate) fn map<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usize, const J: usize, const HEAVY: bool>(
+pub(crate) fn map<'a, T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usize, const J: usize, const HEAVY: bool>(
     s: S,
     tiles: [Tile<E>; K],
-    along: [&[T]; J],
     out: TileMut<E>,
     stream: bool,
-    of: impl Fn(usize) -> P,
+    of: impl Fn(usize) -> ([&'a [T]; J], P),
     f: impl Fn([S::V; K], ([S::V; J], P)) -> S::V,
 ) {
     let len = out.len();
     assert!(tiles.iter().all(|tile| tile.rows() == out.rows() && tile.len() == len));
-    assert!(along.iter().all(|a| a.len() >= len));
-    let along = mapped(along, |a| a.as_ptr());
     let zero = s.splat(T::ZERO);
     for r in 0..out.rows() {
         let rows = mapped(tiles, |tile| tile.row(r));
-        let (to, of) = (out.row(r), of(r));
+        let (to, (along, of)) = (out.row(r), of(r));
+        assert!(along.iter().all(|a| a.len() >= len));
+        let along = mapped(along, |a| a.as_ptr());
         let value = inlined(
             #[inline(always)]
             |i: usize, n: usize| {

@@ -81,8 +81,6 @@ pub trait Real: Copy + Send + Sync + PartialEq + PartialOrd + 'static {
     /// follows it in its lane round the same way: in float32 this costs 1.5 ulp at most. Float64 has nothing wider, and
     /// two levels of about the same length.
     const FLUSH: usize;
-    /// A power of two that lifts the smallest value to where its square is far from zero.
-    const LIFT: Self;
     /// Below this a sum of squares (or products) may have lost terms to underflow.
     const TINY: f64;
     /// Adding this to a small number rounds it to an integer, which is then in the lowest bits.
@@ -252,7 +250,6 @@ impl Real for f32 {
     const ZERO: f32 = 0.0;
     const LANES: usize = 32;
     const FLUSH: usize = 4;
-    const LIFT: f32 = (1u128 << 100) as f32;
     const TINY: f64 = f32::MIN_POSITIVE as f64 * (1u64 << 26) as f64;
     const MAGIC: f32 = (3u32 << 22) as f32;
     const TERMS: usize = 8;
@@ -288,7 +285,6 @@ impl Real for f64 {
     const ZERO: f64 = 0.0;
     const LANES: usize = 16;
     const FLUSH: usize = 16;
-    const LIFT: f64 = f64::from_bits((1023 + 600) << 52);
     const TINY: f64 = f64::MIN_POSITIVE * (1u64 << 55) as f64;
     const MAGIC: f64 = (3u64 << 51) as f64;
     const TERMS: usize = 14;

@@ -201,7 +201,7 @@ const fn case(shape: &'static [usize], axis: usize, groups: usize) -> Case {
     Case { shape, axis, groups }
 }
 
-/// Sizes that several threads share, in several chunks, by either schedule; rows, then columns.
+/// Sizes that several threads share, in several chunks, by either schedule: rows, lines among columns, and columns.
 const LARGE: &[Case] = &[
     case(&[3, 48, 40, 41], 1, 4),
     case(&[5, 3, 150, 150], 1, 1),
@@ -211,6 +211,7 @@ const LARGE: &[Case] = &[
     case(&[9, 3072, 8, 8], 1, 32),
     case(&[1100, 130], 1, 10),
     case(&[2, 800, 130], 2, 1),
+    case(&[3, 24, 70, 70], 1, 4),
 ];
 
 fn work(case: &Case, element: usize) -> Work {

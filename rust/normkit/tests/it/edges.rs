@@ -3,8 +3,7 @@
 use crate::common::{
     Array, CASES, Case, Float, Layout, Norm, Values, config, layout, normal, parameters, position, samples,
 };
-use half::bf16;
-use normkit::{BatchNormOf, ConvOf, Error, Layer, Operand, Result, Statistics, Tensor, TensorMut, fold_conv_bn};
+use normkit::{BatchNormOf, ConvOf, Error, Result, Statistics, Tensor, TensorMut, fold_conv_bn};
 use proptest::prelude::*;
 
 /// Both norms of a case.
@@ -435,101 +434,5 @@ proptest! {
         let conv = ConvOf { groups, transposed: flags[3] };
         let norm = BatchNormOf { mean: &mean, var: &rstd, weight, bias, eps };
         let _ = fold_conv_bn(&x, &shape, bias, conv, norm, &mut y);
-    }
-}
-
-/// Numbers that stay exact where they are scaled to subnormal ones.
-fn eighths(seed: u64, i: usize) -> f64 {
-    (normal(seed, i) * 8.0).round() / 8.0
-}
-
-/// Products that leave float32's range on the way to the gradients of parameters that vary inside a run, which are then
-/// taken again: a gradient is linear in dy. Also where dx is dy's memory.
-#[test]
-fn tiny_gradients_of_parameters_inside_runs() {
-    let (shape, layout, groups) = ([8, 4, 3, 3], Layout::dense(4), 2);
-    let tiny = 0.5f64.powi(140);
-    let x = Array::<f32>::new(&shape, &layout, |i| Values::Normal.at::<f32>(1, i));
-    let (means, rstds, weight) = (parameters(4, 8 * groups), parameters(5, 8 * groups), parameters(3, 4));
-    let backward = |dy: &Tensor<f32>, out: &mut TensorMut<f32>| {
-        normkit::group_norm_backward(dy, &x.tensor(), 1, groups, &means, &rstds, Some(&weight), out).expect("valid")
-    };
-    let scaled = |factor: f64| Array::<f32>::new(&shape, &layout, |i| factor * eighths(2, i));
-    let expected = backward(&scaled(1.0).tensor(), &mut Array::output(&shape, &layout).tensor_mut());
-    let apart = backward(&scaled(tiny).tensor(), &mut Array::output(&shape, &layout).tensor_mut());
-    let mut together = scaled(tiny);
-    let (dy, mut dx) = together.in_place();
-    assert_eq!(apart, backward(&dy, &mut dx));
-    for (found, expected) in [(&apart.weight, &expected.weight), (&apart.bias, &expected.bias)] {
-        for (found, expected) in found.iter().zip(expected) {
-            let expected = expected * tiny;
-            // The larger one was added up in float32, of 72 terms of size 1 to 4.
-            assert!((found - expected).abs() <= 72.0 * 4.0 * f64::from(f32::EPSILON) * tiny, "{found} {expected}");
-        }
-    }
-}
-
-/// The same of layers, whose elements are converted on the way where they are halves; several parts of the samples.
-#[test]
-fn tiny_gradients_of_layers() {
-    fn check<E: Float>(tiny: f64, small: f64, rows: usize) {
-        let (shape, layout) = ([70, 40], Layout::dense(2));
-        let x = Array::<E>::new(&shape, &layout, |i| Values::Normal.at::<E>(1, i));
-        let (means, weight) = (parameters(4, 70), parameters(3, 40));
-        let rstds: Vec<f64> = parameters(5, 70).iter().map(|rstd| rstd * small).collect();
-        let layer = Layer { axes: vec![1], centred: true };
-        let backward = |dy: &Tensor<E>, out: &mut TensorMut<E>| {
-            let dy = Operand::from(dy);
-            normkit::layer_norm_backward(&dy, &x.tensor(), &layer, &means, &rstds, Some(&weight), true, out)
-                .expect("valid")
-        };
-        let of = |i: usize| if i < rows * 40 { eighths(2, i) } else { 0.0 };
-        let scaled = |factor: f64| Array::<E>::new(&shape, &layout, |i| factor * of(i));
-        let expected = backward(&scaled(1.0).tensor(), &mut Array::output(&shape, &layout).tensor_mut());
-        let mut dx = Array::output(&shape, &layout);
-        let apart = backward(&scaled(tiny).tensor(), &mut dx.tensor_mut());
-        let mut together = scaled(tiny);
-        let (dy, mut out) = together.in_place();
-        assert_eq!(apart, backward(&dy, &mut out));
-        assert!(dx.bits() == together.bits());
-        for (found, expected, unit) in
-            [(&apart.weight, &expected.weight, small * tiny), (&apart.bias, &expected.bias, tiny)]
-        {
-            for (found, expected) in found.iter().zip(expected) {
-                let expected = expected * tiny;
-                // The larger one was added up in float32, of 70 terms of size 4 to 16.
-                assert!((found - expected).abs() <= 70.0 * 16.0 * f64::from(f32::EPSILON) * unit, "{found} {expected}");
-            }
-        }
-    }
-    check::<f32>(0.5f64.powi(140), 1.0, 70);
-    check::<bf16>(0.5f64.powi(130), 1.0, 70);
-    // Products that are zero, of what is not.
-    check::<f32>(0.5f64.powi(140), 0.5f64.powi(30), 70);
-    check::<f32>(0.5f64.powi(140), 0.5f64.powi(30), 1);
-}
-
-/// Rows of which nothing flows, as of masked tokens: dy is zero, or x is its mean.
-#[test]
-fn masked_rows_of_layers() {
-    let (shape, layout, layer) = ([70, 40], Layout::dense(2), Layer { axes: vec![1], centred: true });
-    let (ones, huge) = (vec![1.0; 70], 3e38);
-    let backward = |x: &Array<f32>, dy: &Array<f32>| {
-        let (dy, out) = (Operand::from(&dy.tensor()), &mut Array::output(&shape, &layout));
-        normkit::layer_norm_backward(&dy, &x.tensor(), &layer, &ones, &ones, None, true, &mut out.tensor_mut())
-            .expect("valid")
-    };
-    // x̂ is 1 in the first rows, 0 in those that follow.
-    let x = Array::new(&shape, &layout, |i| if i < 40 * 40 { 2.0 } else { 1.0 });
-    let of = backward(&x, &Array::new(&shape, &layout, |_| 0.0));
-    assert!([of.weight, of.bias].concat().iter().all(|&of| of == 0.0));
-    let of = backward(&x, &Array::new(&shape, &layout, |i| (i % 40) as f64));
-    for (j, (&weight, &bias)) in of.weight.iter().zip(&of.bias).enumerate() {
-        assert_eq!([weight, bias], [40.0 * j as f64, 70.0 * j as f64]);
-    }
-    // A sum that leaves float32's range is taken again, also where the other one is zero.
-    let of = backward(&x, &Array::new(&shape, &layout, |_| huge));
-    for (&weight, &bias) in of.weight.iter().zip(&of.bias) {
-        assert_eq!([weight, bias], [40.0, 70.0].map(|n| n * f64::from(huge as f32)));
     }
 }

@@ -8,3 +8,4 @@ mod hard;
 mod oracle;
 mod plan;
 mod weights;
+mod zeros;

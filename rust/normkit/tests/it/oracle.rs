@@ -6,7 +6,7 @@ use crate::common::{
     Array, CASES, Float, Layout, Norm, Values, config, input_layout, layout, normal, parameters, shape, values,
 };
 use half::{bf16, f16};
-use normkit::{Layer, Moments, Statistics, reference};
+use normkit::{Layer, Moments, Operand, Statistics, reference};
 use proptest::prelude::*;
 
 /// Half a unit in the last place of float64, what the saved mean is rounded to.
@@ -276,6 +276,18 @@ fn table_f64() {
     check_table::<f64>();
 }
 
+/// Groups of short channels, where x is the same along an axis and so says nothing of the order of the others: that is y's.
+#[test]
+fn the_order_of_an_output_beside_a_broadcast_input() {
+    let dense = Layout::dense(5);
+    let broadcast = Layout { broadcast: vec![false, false, true, false, false], ..dense.clone() };
+    let last = Layout { order: vec![0, 2, 3, 4, 1], ..dense.clone() };
+    let (shape, values, affine) = (vec![1, 3, 3, 1, 2], Values::Mean(1e6), (false, true));
+    let layouts = [broadcast, dense, last];
+    let example = Example { shape, axis: 1, groups: 1, layouts, values, affine, eps: 1e-3, seed: 5 };
+    example.check::<f32, f32>(Norm::Group(1)).unwrap_or_else(|error| panic!("{error}"));
+}
+
 /// Shape, which axes are reduced, layout.
 fn reduction() -> impl Strategy<Value = (Vec<usize>, Vec<bool>, Layout)> {
     let size = prop_oneof![4 => 1usize..8, 1 => prop::sample::select(vec![16usize, 17, 64, 255, 256, 257])];
@@ -425,6 +437,72 @@ fn layers() {
             check::<f32>(rows, len, centred, step);
             check::<f16>(rows, len, centred, step);
             check::<bf16>(rows, len, centred, step);
+        }
+    }
+}
+
+/// The backward pass of layer and RMS norm against its definition; also of long rows, which are taken piece by piece, where
+/// they divide. Sums are of 32 terms at most in a type's own precision, each of which has lost what x̂ has in [`layers`].
+#[test]
+fn layers_backward() {
+    fn check<E: Float>(rows: usize, len: usize, centred: bool, step: usize) {
+        let (shape, layout) = ([rows, len], Layout { step: vec![step, step], ..Layout::dense(2) });
+        let at = |seed: u64| move |i: usize| E::from_f64(normal(seed, i)).to_f64();
+        let (of_x, of_dy, weight) = (at(7), at(8), parameters(9, len));
+        let layer = Layer { axes: vec![1], centred };
+        let (x, dy) = (Array::<E>::new(&shape, &layout, of_x), Array::<E>::new(&shape, &layout, of_dy));
+        let statistics = |row: usize| {
+            let all = || (row * len..(row + 1) * len).map(of_x);
+            let mean = if centred { all().sum::<f64>() / len as f64 } else { 0.0 };
+            let var = all().map(|x| (x - mean).powi(2)).sum::<f64>() / len as f64;
+            (mean, 1.0 / (var + 1e-5).sqrt())
+        };
+        let (mean, rstd): (Vec<f64>, Vec<f64>) = (0..rows).map(statistics).unzip();
+        let mut dx = Array::<E>::output(&shape, &layout);
+        let (dys, out) = (dy.tensor(), &mut dx.tensor_mut());
+        let found = normkit::layer_norm_backward(
+            &Operand::from(&dys),
+            &x.tensor(),
+            &layer,
+            &mean,
+            &rstd,
+            Some(&weight),
+            true,
+            out,
+        )
+        .expect("valid");
+        let what = |row: usize, j: usize| format!("{row}, {j} of {shape:?}, step {step}");
+        let (unit, dx) = (E::Own::ULP, dx.logical());
+        let (mut dweight, mut dbias) = (vec![[0.0; 2]; len], vec![[0.0; 2]; len]);
+        for row in 0..rows {
+            let x̂ = |j: usize| (of_x(row * len + j) - mean[row]) * rstd[row];
+            let g = |j: usize| of_dy(row * len + j) * weight[j];
+            let n = len as f64;
+            let [dot, dot_size] = [f64::from, f64::abs].map(|of| (0..len).map(|j| of(g(j) * x̂(j))).sum::<f64>() / n);
+            let [sum, sum_size] = [f64::from, f64::abs].map(|of| (0..len).map(|j| of(g(j))).sum::<f64>() / n);
+            for j in 0..len {
+                let centre = if centred { [sum, sum_size] } else { [0.0; 2] };
+                let expected = rstd[row] * (g(j) - centre[0] - x̂(j) * dot);
+                let size = rstd[row] * (g(j).abs() + centre[1] + (x̂(j).abs() + 1.0) * dot_size);
+                let bound = 8.0 * unit * size + E::ULP * expected.abs() + E::SMALLEST;
+                let found = dx[row * len + j];
+                assert!((found - expected).abs() <= bound, "dx {found} {expected} at {}", what(row, j));
+                let dy = of_dy(row * len + j);
+                for (into, term) in [(&mut dweight[j], dy * x̂(j)), (&mut dbias[j], dy)] {
+                    *into = [into[0] + term, into[1] + term.abs() + if term == dy { 0.0 } else { dy.abs() }];
+                }
+            }
+        }
+        for j in 0..len {
+            for (found, [expected, size]) in [(found.weight[j], dweight[j]), (found.bias[j], dbias[j])] {
+                assert!((found - expected).abs() <= 36.0 * unit * size, "{found} {expected} at {}", what(rows, j));
+            }
+        }
+    }
+    for (rows, len) in [(70, 40), (40, 1000), (3, 4096), (3, 4099), (40, 6000), (2, 32768)] {
+        for (centred, step) in [(true, 1), (false, 1), (true, 2)] {
+            check::<f32>(rows, len, centred, step);
+            check::<f16>(rows, len, centred, step);
         }
     }
 }

@@ -42,6 +42,7 @@ pub const CASES: &[Case] = &[
     case(&[1, 1, 70_001], 1, 1),
     case(&[3, 3, 40, 41, 50], 1, 3),
     case(&[9, 16, 32, 32], 1, 4),
+    case(&[3, 2, 4100], 1, 1),
     case(&[130, 2, 600], 1, 1),
     // Short rows, taken many channels at a time.
     case(&[4, 16, 7, 7], 1, 4),
@@ -544,7 +545,7 @@ pub fn grid([n, c, s]: [usize; 3], last: bool) -> Grid {
     let rows = Grid { kept: c, rows: n, len: s, columns: false, lines: false, repeat: 1, width: 1, fold: s };
     match (last, s) {
         (true, _) => Grid { kept: 1, rows: n * s, len: c, columns: true, width: c, fold: 1, ..rows },
-        (_, 0..4096) if n >= 4 => Grid { kept: 1, rows: n, len: c * s, columns: true, width: c, ..rows },
+        (_, 0..4096) if n >= 2 => Grid { kept: 1, rows: n, len: c * s, columns: true, width: c, ..rows },
         _ => rows,
     }
 }

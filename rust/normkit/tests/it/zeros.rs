@@ -1,0 +1,262 @@
+//! Sums of products that are zero: because nothing flows, or because float32 cannot hold the products.
+
+use crate::common::{Array, Float, Layout, Values, configure, normal, parameters};
+use half::bf16;
+use normkit::{Isa, Layer, Operand, Tensor, TensorMut};
+
+/// Numbers that stay exact where they are scaled to subnormal ones.
+fn eighths(seed: u64, i: usize) -> f64 {
+    (normal(seed, i) * 8.0).round() / 8.0
+}
+
+/// Products that leave float32's range on the way to the gradients of parameters that vary inside a run, which are then
+/// taken again: a gradient is linear in dy. Also where dx is dy's memory.
+#[test]
+fn tiny_gradients_of_parameters_inside_runs() {
+    let (shape, layout, groups) = ([8, 4, 3, 3], Layout::dense(4), 2);
+    let tiny = 0.5f64.powi(140);
+    let x = Array::<f32>::new(&shape, &layout, |i| Values::Normal.at::<f32>(1, i));
+    let (means, rstds, weight) = (parameters(4, 8 * groups), parameters(5, 8 * groups), parameters(3, 4));
+    let backward = |dy: &Tensor<f32>, out: &mut TensorMut<f32>| {
+        normkit::group_norm_backward(dy, &x.tensor(), 1, groups, &means, &rstds, Some(&weight), out).expect("valid")
+    };
+    let scaled = |factor: f64| Array::<f32>::new(&shape, &layout, |i| factor * eighths(2, i));
+    let expected = backward(&scaled(1.0).tensor(), &mut Array::output(&shape, &layout).tensor_mut());
+    let apart = backward(&scaled(tiny).tensor(), &mut Array::output(&shape, &layout).tensor_mut());
+    let mut together = scaled(tiny);
+    let (dy, mut dx) = together.in_place();
+    assert_eq!(apart, backward(&dy, &mut dx));
+    for (found, expected) in [(&apart.weight, &expected.weight), (&apart.bias, &expected.bias)] {
+        for (found, expected) in found.iter().zip(expected) {
+            let expected = expected * tiny;
+            // The larger one was added up in float32, of 72 terms of size 1 to 4.
+            assert!((found - expected).abs() <= 72.0 * 4.0 * f64::from(f32::EPSILON) * tiny, "{found} {expected}");
+        }
+    }
+}
+
+/// The same of layers, whose elements are converted on the way where they are halves; several parts of the samples.
+#[test]
+fn tiny_gradients_of_layers() {
+    fn check<E: Float>(tiny: f64, small: f64, rows: usize) {
+        let (shape, layout) = ([70, 40], Layout::dense(2));
+        let x = Array::<E>::new(&shape, &layout, |i| Values::Normal.at::<E>(1, i));
+        let (means, weight) = (parameters(4, 70), parameters(3, 40));
+        let rstds: Vec<f64> = parameters(5, 70).iter().map(|rstd| rstd * small).collect();
+        let layer = Layer { axes: vec![1], centred: true };
+        let backward = |dy: &Tensor<E>, out: &mut TensorMut<E>| {
+            let dy = Operand::from(dy);
+            normkit::layer_norm_backward(&dy, &x.tensor(), &layer, &means, &rstds, Some(&weight), true, out)
+                .expect("valid")
+        };
+        let of = |i: usize| if i < rows * 40 { eighths(2, i) } else { 0.0 };
+        let scaled = |factor: f64| Array::<E>::new(&shape, &layout, |i| factor * of(i));
+        let expected = backward(&scaled(1.0).tensor(), &mut Array::output(&shape, &layout).tensor_mut());
+        let mut dx = Array::output(&shape, &layout);
+        let apart = backward(&scaled(tiny).tensor(), &mut dx.tensor_mut());
+        let mut together = scaled(tiny);
+        let (dy, mut out) = together.in_place();
+        assert_eq!(apart, backward(&dy, &mut out));
+        assert!(dx.bits() == together.bits());
+        for (found, expected, unit) in
+            [(&apart.weight, &expected.weight, small * tiny), (&apart.bias, &expected.bias, tiny)]
+        {
+            for (found, expected) in found.iter().zip(expected) {
+                let expected = expected * tiny;
+                // The larger one was added up in float32, of 70 terms of size 4 to 16.
+                assert!((found - expected).abs() <= 70.0 * 16.0 * f64::from(f32::EPSILON) * unit, "{found} {expected}");
+            }
+        }
+    }
+    check::<f32>(0.5f64.powi(140), 1.0, 70);
+    check::<bf16>(0.5f64.powi(130), 1.0, 70);
+    // Products that are zero, of what is not.
+    check::<f32>(0.5f64.powi(140), 0.5f64.powi(30), 70);
+    check::<f32>(0.5f64.powi(140), 0.5f64.powi(30), 1);
+}
+
+/// Rows of which nothing flows, as of masked tokens: dy is zero, or x is its mean.
+#[test]
+fn masked_rows_of_layers() {
+    let (shape, layout, layer) = ([70, 40], Layout::dense(2), Layer { axes: vec![1], centred: true });
+    let (ones, huge) = (vec![1.0; 70], 3e38);
+    let backward = |x: &Array<f32>, dy: &Array<f32>| {
+        let (dy, out) = (Operand::from(&dy.tensor()), &mut Array::output(&shape, &layout));
+        normkit::layer_norm_backward(&dy, &x.tensor(), &layer, &ones, &ones, None, true, &mut out.tensor_mut())
+            .expect("valid")
+    };
+    // x̂ is 1 in the first rows, 0 in those that follow.
+    let x = Array::new(&shape, &layout, |i| if i < 40 * 40 { 2.0 } else { 1.0 });
+    let of = backward(&x, &Array::new(&shape, &layout, |_| 0.0));
+    assert!([of.weight, of.bias].concat().iter().all(|&of| of == 0.0));
+    let of = backward(&x, &Array::new(&shape, &layout, |i| (i % 40) as f64));
+    for (j, (&weight, &bias)) in of.weight.iter().zip(&of.bias).enumerate() {
+        assert_eq!([weight, bias], [40.0 * j as f64, 70.0 * j as f64]);
+    }
+    // A sum that leaves float32's range is taken again, also where the other one is zero.
+    let of = backward(&x, &Array::new(&shape, &layout, |_| huge));
+    for (&weight, &bias) in of.weight.iter().zip(&of.bias) {
+        assert_eq!([weight, bias], [40.0, 70.0].map(|n| n * f64::from(huge as f32)));
+    }
+}
+
+/// What is done to the numbers of a channel: nothing flows; what flows is too small for products; or nothing is.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Dead,
+    Tiny,
+    Plain,
+}
+
+impl Kind {
+    fn of(channel: usize) -> Self {
+        [Kind::Dead, Kind::Plain, Kind::Tiny, Kind::Dead, Kind::Tiny][channel % 5]
+    }
+
+    /// Two factors whose product is tiny are a little less so themselves.
+    fn factor(self) -> f64 {
+        match self {
+            Kind::Dead => 0.0,
+            Kind::Tiny => 0.5f64.powi(80),
+            Kind::Plain => 1.0,
+        }
+    }
+}
+
+/// Layouts in which channels are columns (one element each, several, repeating), lines among others, lines, and rows.
+const SHAPES: [[usize; 3]; 9] = [
+    [300, 131, 1],
+    [300, 3, 1],
+    [70, 11, 4],
+    [33, 20, 49],
+    [2, 17, 9],
+    [5, 20, 200],
+    [1, 20, 40],
+    [1, 6, 5000],
+    [2, 6, 5000],
+];
+
+/// Channels in which nothing flows beside some whose products are zero by underflow: the gradients of the former are zero,
+/// those of the latter exact.
+#[test]
+fn dead_channels_beside_tiny_ones() {
+    fn check<E: Float>(which: impl Fn(Kind) -> [f64; 2] + Copy) {
+        for isa in Isa::available() {
+            let _guard = configure(1, isa);
+            for shape in SHAPES {
+                let (layout, [_, channels, after]) = (Layout::dense(3), shape);
+                let channel = |i: usize| i / after % channels;
+                let of = |k: usize| move |i: usize| which(Kind::of(channel(i)))[k] * eighths(1 + k as u64, i);
+                // Where x is its mean, that is one of the channel's own.
+                let mean = |c: usize| if Kind::of(c) == Kind::Dead { c as f64 } else { 0.0 };
+                let x = Array::<E>::new(&shape, &layout, |i| mean(channel(i)) + of(0)(i));
+                let dy = Array::<E>::new(&shape, &layout, of(1));
+                let (means, ones) = ((0..channels).map(mean).collect::<Vec<_>>(), vec![1.0; channels]);
+                let mut dx = Array::<E>::output(&shape, &layout);
+                let out = &mut dx.tensor_mut();
+                let found = normkit::batch_norm_backward(&dy.tensor(), &x.tensor(), 1, &means, &ones, None, true, out)
+                    .expect("valid");
+                for (c, mean) in means.iter().enumerate() {
+                    let all = || (0..x.data.len()).filter(|&i| channel(i) == c);
+                    let [dot, sum] = all().fold([0.0; 2], |[dot, sum], i| {
+                        let [x, dy] = [&x, &dy].map(|of| of.data[i].to_f64());
+                        [dot + (x - mean) * dy, sum + dy]
+                    });
+                    // Eighths and their products are added up exactly.
+                    assert_eq!([found.weight[c], found.bias[c]], [dot, sum], "{shape:?}, {c}, {}", isa.name());
+                }
+            }
+        }
+    }
+    let tiny = |kind: Kind| if kind == Kind::Plain { 1.0 } else { Kind::Tiny.factor() };
+    // Of channels, dy is zero; x is; one or the other.
+    check::<f32>(|kind| [tiny(kind), kind.factor()]);
+    check::<f32>(|kind| [kind.factor(), tiny(kind)]);
+    check::<bf16>(|kind| [tiny(kind), kind.factor()]);
+}
+
+/// Features of layers in which nothing flows beside some whose products are zero by underflow.
+#[test]
+fn dead_features_beside_tiny_ones() {
+    let (rows, features, layout) = (70, 45, Layout::dense(2));
+    let layer = Layer { axes: vec![1], centred: true };
+    let (zeros, ones) = (vec![0.0; rows], vec![1.0; rows]);
+    for isa in Isa::available() {
+        let _guard = configure(1, isa);
+        let value = |k: usize| {
+            move |i: usize| {
+                let kind = Kind::of(i % features);
+                // Half of the rows are masked besides.
+                let factor = if k == 1 && (i / features).is_multiple_of(2) { 0.0 } else { kind.factor() };
+                let factor = if k == 0 && kind == Kind::Dead { 1.0 } else { factor };
+                factor * eighths(1 + k as u64, i)
+            }
+        };
+        let x = Array::<f32>::new(&[rows, features], &layout, value(0));
+        let dy = Array::<f32>::new(&[rows, features], &layout, value(1));
+        let mut dx = Array::<f32>::output(&[rows, features], &layout);
+        let (dys, out) = (dy.tensor(), &mut dx.tensor_mut());
+        let found =
+            normkit::layer_norm_backward(&Operand::from(&dys), &x.tensor(), &layer, &zeros, &ones, None, true, out)
+                .expect("valid");
+        for j in 0..features {
+            let [mut dot, mut sum] = [0.0; 2];
+            for i in (j..rows * features).step_by(features) {
+                let [x, dy] = [&x, &dy].map(|of| f64::from(of.data[i]));
+                (dot, sum) = (dot + x * dy, sum + dy);
+            }
+            assert_eq!([found.weight[j], found.bias[j]], [dot, sum], "{j}, {}", isa.name());
+        }
+    }
+}
+
+/// Products that cancel but for one that is lost beside the others, however they are scaled.
+#[test]
+fn tiny_products_that_cancel() {
+    let (tiny, layout) = (0.5f64.powi(80), Layout::dense(2));
+    let terms = [tiny, tiny * 0.5f64.powi(40), -tiny];
+    let layer = Layer { axes: vec![1], centred: true };
+    for isa in Isa::available() {
+        let _guard = configure(1, isa);
+        let shape = [3, 40];
+        let x = Array::<f32>::new(&shape, &layout, |_| tiny);
+        let dy = Array::<f32>::new(&shape, &layout, |i| terms[i / 40]);
+        let mut dx = Array::<f32>::output(&shape, &layout);
+        let (zeros, ones) = (vec![0.0; 40], vec![1.0; 40]);
+        let (xs, dys, out) = (x.tensor(), dy.tensor(), &mut dx.tensor_mut());
+        let of = normkit::batch_norm_backward(&dys, &xs, 1, &zeros, &ones, None, true, out).expect("valid");
+        assert!(of.weight.iter().all(|&sum| sum == tiny * terms[1]), "{}", isa.name());
+        let (zeros, ones, dys) = (&zeros[..3], &ones[..3], Operand::from(&dys));
+        let of = normkit::layer_norm_backward(&dys, &xs, &layer, zeros, ones, None, true, out).expect("valid");
+        assert!(of.weight.iter().all(|&sum| sum == tiny * terms[1]), "{}", isa.name());
+    }
+}
+
+/// Channels that are constant beside some whose squares are zero by underflow.
+#[test]
+fn constant_channels_beside_tiny_ones() {
+    for isa in Isa::available() {
+        let _guard = configure(1, isa);
+        for shape in SHAPES {
+            let (layout, [_, channels, after]) = (Layout::dense(3), shape);
+            let channel = |i: usize| i / after % channels;
+            let value = |i: usize| match Kind::of(channel(i)) {
+                Kind::Dead => 0.1,
+                kind => kind.factor() * eighths(1, i),
+            };
+            let x = Array::<f32>::new(&shape, &layout, value);
+            let found = normkit::moments(&x.tensor(), &[0, 2]).expect("valid");
+            let expected = normkit::reference::moments(&x.logical(), &shape, &[0, 2]);
+            let count = (shape[0] * after) as f64;
+            for c in 0..channels {
+                let (m2, exact) = (found.m2[c], expected.var[c] * count);
+                if Kind::of(c) == Kind::Dead {
+                    assert_eq!([found.mean[c], m2], [f64::from(0.1f32), 0.0], "{shape:?}, {c}, {}", isa.name());
+                } else {
+                    let error = (m2 / exact - 1.0).abs() / f64::from(f32::EPSILON);
+                    assert!(error <= 4.0, "{shape:?}, {c}, {}: {error} ulp", isa.name());
+                }
+            }
+        }
+    }
+}
