@@ -445,8 +445,8 @@ fn layers() {
 /// they divide. Sums are of 32 terms at most in a type's own precision, each of which has lost what x̂ has in [`layers`].
 #[test]
 fn layers_backward() {
-    fn check<E: Float>(rows: usize, len: usize, centred: bool, step: usize) {
-        let (shape, layout) = ([rows, len], Layout { step: vec![step, step], ..Layout::dense(2) });
+    fn check<E: Float>(rows: usize, len: usize, centred: bool, step: [usize; 2]) {
+        let (shape, layout) = ([rows, len], Layout { step: step.to_vec(), ..Layout::dense(2) });
         let at = |seed: u64| move |i: usize| E::from_f64(normal(seed, i)).to_f64();
         let (of_x, of_dy, weight) = (at(7), at(8), parameters(9, len));
         let layer = Layer { axes: vec![1], centred };
@@ -471,7 +471,7 @@ fn layers_backward() {
             out,
         )
         .expect("valid");
-        let what = |row: usize, j: usize| format!("{row}, {j} of {shape:?}, step {step}");
+        let what = |row: usize, j: usize| format!("{row}, {j} of {shape:?}, step {step:?}");
         let (unit, dx) = (E::Own::ULP, dx.logical());
         let (mut dweight, mut dbias) = (vec![[0.0; 2]; len], vec![[0.0; 2]; len]);
         for row in 0..rows {
@@ -500,7 +500,7 @@ fn layers_backward() {
         }
     }
     for (rows, len) in [(70, 40), (40, 1000), (3, 4096), (3, 4099), (40, 6000), (2, 32768)] {
-        for (centred, step) in [(true, 1), (false, 1), (true, 2)] {
+        for (centred, step) in [(true, [1, 1]), (false, [1, 1]), (true, [2, 1]), (true, [2, 2])] {
             check::<f32>(rows, len, centred, step);
             check::<f16>(rows, len, centred, step);
         }
