@@ -46,11 +46,12 @@ pub(crate) fn moments_lines<T: Real, E: Stored<T>, S: Simd<T>>(
         );
         for (l, into) in into.iter_mut().enumerate() {
             let (sum, squares) = (sums[l], squares[l]);
-            *into = into.merge(if close(count, sum, squares) && trusted::<T>(squares) {
-                MomentSums { count, at: at[l].to_f64(), sum, squares }
+            // (One merge for both would take the sums through memory: lines of 8 to 64 elements took 1.1 times as long.)
+            if close(count, sum, squares) && trusted::<T>(squares) {
+                *into = into.merge(MomentSums { count, at: at[l].to_f64(), sum, squares });
             } else {
-                s.call(MomentsAgain { x: x.line(l), at: at[l], sums: [sum, squares] })
-            });
+                *into = into.merge(s.call(MomentsAgain { x: x.line(l), at: at[l], sums: [sum, squares] }));
+            }
         }
     }
 }

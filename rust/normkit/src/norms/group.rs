@@ -190,10 +190,10 @@ fn short_channels<E>(x: &Tensor<E>, axis: usize, width: usize, per_sample: bool,
 }
 
 /// Whether the forward pass is faster with a weight and a bias for each element of a sample: where the table stays near, or
-/// channels are very short. (Measured on Zen 4: channels of 16 and 25 elements take 0.3 to 1.0 of what they take one by one,
-/// single elements 0.1 to 0.5; of 36 in small groups they take 1.2.)
+/// channels are very short. (Measured on Zen 4: channels of 16 elements take 0.3 to 1.0 of what they take one by one, single
+/// elements 0.1 to 0.5; of 25 and 36 in small groups they take 1.2 to 1.4.)
 fn with_table(fold: usize, channels: usize, samples: usize) -> bool {
-    const FEW: usize = 32;
+    const FEW: usize = 20;
     const TINY: usize = 8;
     const NEAR: usize = 1 << 13;
     fold < FEW && fold * channels <= NEAR || fold < TINY && samples > 1
