@@ -125,7 +125,8 @@ def main() -> None:
     settings = {"threads": 1, "elements": args.elements, "budget_s": args.budget, "unit": "nanoseconds"}
     machine = records.machine() | {"others_cpu_before": busy}
     record = {"schema": 1, "kind": "cliffs", "date": records.now(), **records.commit(), "machine": machine}
-    record |= {"versions": records.versions(), "settings": settings, "seconds": round(time.time() - start, 1)}
+    record |= {"build": peers[peer_normkit.NAME].build, "versions": records.versions(), "settings": settings}
+    record["seconds"] = round(time.time() - start, 1)
     saved = records.save(record | {"cells": found}, args.record, "cliffs")
     show(found, console)
     console.print(f"wrote {saved}", soft_wrap=True)
