@@ -56,7 +56,8 @@ def test_samples_are_independent(name):
 @pytest.mark.parametrize("shape", [(70, 2049), (300, 3072), (9, 4096), (9, 4097), (20, 5000)], ids=str)
 @pytest.mark.parametrize("name", ["layer_norm-sample", "rms_norm-sample"])
 def test_long_rows(name, shape, dtype):
-    """Gradients of parameters are taken along with each row of up to 4096 elements, in a pass of their own beyond.
+    """Gradients of parameters are taken along with each row of up to 4096 elements, with pieces of longer rows where
+    these divide (5000), in a pass of their own where they do not (4097).
     The bits of y and dx are the same whatever the strides."""
     row, i = BY_NAME[name], BY_NAME[name].prepare(values(shape, np.dtype(dtype)))
     result = row.oracle(i)
