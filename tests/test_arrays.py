@@ -1,5 +1,6 @@
 """Arrays as NumPy users have them: any strides, byte order, alignment, subclass; and what `out=` may be."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -80,6 +81,35 @@ def test_outputs_are_new_writable_aligned_arrays(name, layout):
         assert not np.shares_memory(a, i.x)
         assert a.nbytes == i.x.size * i.x.itemsize
         assert 0 not in a.strides
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (3, 5, 7), (2, 8, 33, 33), (3, 64, 96, 97)], ids=str)
+def test_outputs_begin_on_lines_of_the_caches(shape):
+    """Whatever their size, and wherever the allocator has put the others that are still there."""
+    x = values(shape, DTYPES[0]).x
+    y, cache = zip(*(nk.batch_norm(x) for _ in range(5)), strict=True)
+    dx = [nk.batch_norm_backward(x, one).dx for one in cache]
+    assert all(a.ctypes.data % 64 == 0 for a in (*y, *dx))
+    starts = sorted((a.ctypes.data, a.nbytes) for a in (*y, *dx))
+    assert all(here + size <= there for (here, size), (there, _) in itertools.pairwise(starts))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_many_axes_of_which_no_two_are_one(name):
+    """More than most arrays have, and gaps between all of them."""
+    shape = (2, 4, 3, 2, 2, 3, 2)
+    row, i = BY_NAME[name], prepared(name, shape)
+
+    def spread(a):
+        wide = np.full([2 * n for n in a.shape], np.nan, a.dtype)
+        wide[(slice(None, None, 2),) * a.ndim] = a
+        return wide[(slice(None, None, 2),) * a.ndim]
+
+    i = replace(i, x=spread(i.x), dy=spread(i.dy))
+    y, cache = row.forward(i)
+    found, result = row.backward(i.dy, cache), row.oracle(i)
+    checks.forward(y, cache, result, i)
+    checks.gradients(found, result, i, y)
 
 
 @pytest.mark.parametrize("subclass", [np.ndarray, np.memmap, type("Tagged", (np.ndarray,), {})])

@@ -347,3 +347,24 @@ def test_bad_constructor_arguments(make, arguments, error):
     (argument,) = arguments
     with pytest.raises(error, match=rf"^\w+: `{argument}` must"):
         make(**arguments)
+
+
+def test_a_parameter_without_a_gradient_leaves_the_others_as_they_are():
+    layer, x = nk.BatchNorm(3), np.arange(12, dtype=np.float32).reshape(4, 3)
+    layer.backward(layer(x))
+    before = {name: grad.copy() for name, grad in layer.grads.items()}
+    layer.params["scale"] = np.ones(3, np.float32)
+    with pytest.raises(AttributeError, match="dscale"):
+        layer.backward(x, accumulate=True)
+    assert all(np.array_equal(layer.grads[name], grad) for name, grad in before.items())
+
+
+def test_a_subclass_may_say_what_its_weight_is():
+    class ZeroCentred(nk.BatchNorm):
+        @property
+        def weight(self):
+            return self.params["weight"] + 1
+
+    layer, x = ZeroCentred(3), np.random.default_rng(0).standard_normal((64, 3), dtype=np.float32)
+    layer.params["weight"][...] = 0
+    assert np.allclose(layer(x).std(0), 1, atol=1e-3)

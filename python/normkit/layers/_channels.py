@@ -21,5 +21,6 @@ class ChannelLayer(Layer):
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         # Without parameters and running statistics nothing else would notice.
-        if -len(shape) <= self.axis < len(shape) and shape[self.axis] != self._num_channels:
-            raise self._error("x", f"must have {self._num_channels} channels on axis {self.axis}", f"shape {shape}")
+        axis = self.axis
+        if -len(shape) <= axis < len(shape) and shape[axis] != self._num_channels:
+            raise self._error("x", f"must have {self._num_channels} channels on axis {axis}", f"shape {shape}")

@@ -53,10 +53,7 @@ class FusedLayer(Layer):
                 statistics.
             TypeError: `x` or `residual` is not a float array.
         """
-        return self._run(x, out, residual)
-
-    def _run(self, x: NDArray[Any], out: NDArray[Any] | None, *extras: NDArray[Any] | None) -> NDArray[Any]:
-        y = super()._run(x, out, *extras)
+        y = self._run(x, out, residual)
         self.dresidual = None
         return y
 

@@ -81,7 +81,8 @@ class Layer(Module, ABC):
             ValueError: the shape of `dy` or `out` does not fit.
             TypeError: `dy` is not a float array.
         """
-        self._flag("accumulate", accumulate)
+        if accumulate is not False:  # as it is most often
+            self._flag("accumulate", accumulate)
         gradients = self._backward(dy, self._last_cache(), out)
         self._keep(gradients, accumulate)
         dx: NDArray[Any] = gradients.dx
@@ -89,7 +90,8 @@ class Layer(Module, ABC):
 
     def _keep(self, gradients: Any, accumulate: bool) -> None:
         """Take from the gradients what is not returned."""
-        self._store({name: getattr(gradients, f"d{name}") for name in self.params}, accumulate)
+        for name, new in [(name, getattr(gradients, f"d{name}")) for name in self.params]:  # all, or an error, first
+            self._store(name, new, accumulate)
 
     @property
     def weight(self) -> NDArray[Any] | None:

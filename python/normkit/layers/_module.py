@@ -54,19 +54,18 @@ class Module(Arguments):
             )
         return self._cache
 
-    def _store(self, gradients: Mapping[str, NDArray[Any] | None], accumulate: bool) -> None:
+    def _store(self, name: str, new: NDArray[Any] | None, accumulate: bool) -> None:
         """Write or add to `grads`."""
-        for name, new in gradients.items():
-            if new is None:  # the parameter came after the forward pass
-                continue
-            grad = self.grads.get(name)
-            if grad is None or grad.shape != new.shape or grad.dtype != new.dtype:  # the parameter was replaced
-                grad = np.zeros_like(new) if grad is None else grad.reshape(new.shape).astype(new.dtype)
-                self.grads[name] = grad
-            if accumulate:
-                grad += new
-            else:
-                grad[...] = new
+        if new is None:  # the parameter came after the forward pass
+            return
+        grad = self.grads.get(name)
+        if grad is None or grad.shape != new.shape or grad.dtype != new.dtype:  # the parameter was replaced
+            grad = np.zeros_like(new) if grad is None else grad.reshape(new.shape).astype(new.dtype)
+            self.grads[name] = grad
+        if accumulate:
+            grad += new
+        else:
+            grad[...] = new
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode (or eval mode, `mode=False`) and return the layer.

@@ -52,4 +52,5 @@ class ReparametrizedWeight(Module, ABC):
             TypeError: `dw` is not a float array.
         """
         self._flag("accumulate", accumulate)
-        self._store(self._backward(dw, self._last_cache()), accumulate)
+        for name, new in self._backward(dw, self._last_cache()).items():
+            self._store(name, new, accumulate)

@@ -54,7 +54,8 @@ class RunningStatisticsLayer(ChannelLayer):
         count = self.num_batches_tracked
         if count is None:
             return
-        new = min(int(count) + 1, _MOST_BATCHES)
+        new = int(count)
+        new = new + 1 if new < _MOST_BATCHES else _MOST_BATCHES
         if isinstance(count, np.ndarray):
             count[()] = new  # a ufunc takes as long as a small batch
         else:  # somebody's sum: NumPy makes a scalar of a 0-d array plus 1

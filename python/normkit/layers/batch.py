@@ -134,7 +134,9 @@ class BatchNorm(FusedLayer, RunningStatisticsLayer):
                 statistics.
             TypeError: `x` or `residual` is not a float array, or `mask` is not boolean.
         """
-        return self._run(x, out, residual, mask)
+        y = self._run(x, out, residual, mask)
+        self.dresidual = None
+        return y
 
     def _forward(
         self,

@@ -145,13 +145,14 @@ class InstanceNorm(FusedLayer, RunningStatisticsLayer):
             out=out,
         )
         if self.training and y.size:
-            self._track(cache, y.size // cache.mean.size)
+            self._track(cache, y.size)
         return y, cache
 
-    def _track(self, cache: InstanceNormCache, positions: int) -> None:
+    def _track(self, cache: InstanceNormCache, size: int) -> None:
         """Move the running statistics by the average over samples, which the cache has in float64."""
         if self.running_mean is None or self.running_var is None:
             return
+        positions = size // cache.mean.size
         with np.errstate(divide="ignore", over="ignore"):  # a variance too large for float64 is infinite
             var = np.maximum(np.square(1 / cache.rstd) - self.eps, 0)
         if self.eps == 0:

@@ -1,6 +1,7 @@
 //! `adaptive_instance_norm` and its backward pass.
 
 use normkit::Adapted;
+use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, describe, type_error, value_error};
@@ -189,5 +190,5 @@ pub(crate) fn adaptive_instance_norm_backward<'py>(
             )
         })
     }))?;
-    named(py, "AdaptiveInstanceNormGradients", (dcontent.finish()?, dstyle.object))
+    named(py, intern!(py, "AdaptiveInstanceNormGradients"), (dcontent.finish()?, dstyle.object))
 }

@@ -1,7 +1,9 @@
-//! New arrays: on whole lines of the caches, and on huge pages where they are large.
+//! New arrays: outputs on whole lines of the caches, and on huge pages where they are large; vectors as NumPy makes them.
 
 use std::alloc::{Layout, alloc, dealloc};
+use std::ptr::null_mut;
 
+use normkit::layout::Axes;
 use numpy::npyffi::{NPY_ARRAY_WRITEABLE, NpyTypes, PY_ARRAY_API, get_type_object};
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyMemoryError;
@@ -12,7 +14,9 @@ use crate::arrays::Dtype;
 /// Memory of an array that we have allocated: on whole lines, and on huge pages where it is large.
 #[pyclass(frozen, module = "normkit._normkit")]
 struct Memory {
+    /// Where the array begins.
     data: *mut u8,
+    allocated: *mut u8,
     layout: Layout,
 }
 
@@ -24,7 +28,7 @@ unsafe impl Sync for Memory {}
 impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: allocated in `Memory::new` with this layout.
-        unsafe { dealloc(self.data, self.layout) }
+        unsafe { dealloc(self.allocated, self.layout) }
     }
 }
 
@@ -34,21 +38,26 @@ impl Memory {
         const HUGE_PAGE: usize = 2 << 20;
         let huge = bytes >= 2 * HUGE_PAGE;
         let failed = || PyMemoryError::new_err(format!("normkit: cannot allocate an output of {bytes} bytes"));
-        let layout =
-            Layout::from_size_align(bytes.max(1), if huge { HUGE_PAGE } else { LINE }).map_err(|_| failed())?;
+        // Allocators take longer to find a place on a line than to find a little more room.
+        let (room, align) = if huge { (Some(bytes), HUGE_PAGE) } else { (bytes.checked_add(LINE), align_of::<f64>()) };
+        let layout = room.and_then(|room| Layout::from_size_align(room, align).ok()).ok_or_else(failed)?;
         debug_assert!(layout.size() > 0);
         // SAFETY: the layout has a size.
-        let data = unsafe { alloc(layout) };
-        if data.is_null() {
+        let allocated = unsafe { alloc(layout) };
+        if allocated.is_null() {
             return Err(failed());
         }
+        let before = if huge { 0 } else { allocated.addr().next_multiple_of(LINE) - allocated.addr() };
+        debug_assert!(before + bytes <= layout.size());
+        // SAFETY: within the allocation, as just asserted.
+        let data = unsafe { allocated.add(before) };
         #[cfg(target_os = "linux")]
         if huge {
             debug_assert!(data.addr().is_multiple_of(HUGE_PAGE) && bytes / HUGE_PAGE * HUGE_PAGE <= layout.size());
             // SAFETY: whole pages of our own allocation; a refusal changes nothing.
             unsafe { libc::madvise(data.cast(), bytes / HUGE_PAGE * HUGE_PAGE, libc::MADV_HUGEPAGE) };
         }
-        Ok(Memory { data, layout })
+        Ok(Memory { data, allocated, layout })
     }
 }
 
@@ -61,35 +70,50 @@ pub(crate) fn allocate<'py>(
 ) -> PyResult<Bound<'py, PyUntypedArray>> {
     let size = dtype.size();
     let bytes = shape.iter().product::<usize>() * size;
-    let descr = dtype.descr(py)?;
     let memory = Memory::new(bytes)?;
     let data = memory.data;
     let memory = Bound::new(py, memory)?;
-    let mut dims: Vec<_> = shape.iter().map(|&n| n as isize).collect();
-    let mut steps: Vec<_> = strides.iter().map(|&s| s * size as isize).collect();
+    let mut steps: Axes<_> = strides.iter().map(|&s| s * size as isize).collect();
     debug_assert!(strides.iter().all(|&stride| stride >= 0) && !normkit::overlaps_itself(shape, strides));
     debug_assert!({
-        let last: isize = dims.iter().zip(&steps).map(|(n, step)| (n - 1) * step).sum();
+        let last: isize = shape.iter().zip(&steps).map(|(&n, step)| (n as isize - 1) * step).sum();
         shape.contains(&0) || last as usize + size == bytes
     });
     // SAFETY: the memory holds an array of this shape and strides, as just asserted, and the array keeps it alive as its
-    // base; both calls take over the references that they are given.
+    // base; the last call takes over the reference that it is given.
     unsafe {
-        let array = PY_ARRAY_API.PyArray_NewFromDescr(
-            py,
-            get_type_object(py, NpyTypes::PyArray_Type),
-            descr.into_dtype_ptr(),
-            dims.len() as _,
-            dims.as_mut_ptr(),
-            steps.as_mut_ptr(),
-            data.cast(),
-            NPY_ARRAY_WRITEABLE,
-            std::ptr::null_mut(),
-        );
-        let array = Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked::<PyUntypedArray>();
+        let array = array(py, dtype, shape, steps.as_mut_ptr(), data)?;
         if PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_array_ptr(), memory.into_ptr()) < 0 {
             return Err(PyErr::fetch(py));
         }
         Ok(array)
+    }
+}
+
+/// A new array of one axis, in memory of NumPy's, which keeps some of it at hand for arrays as short as most parameters.
+pub(crate) fn vector<'py>(py: Python<'py>, dtype: Dtype, len: usize) -> PyResult<Bound<'py, PyUntypedArray>> {
+    // SAFETY: no memory and no strides are given.
+    unsafe { array(py, dtype, &[len], null_mut(), null_mut()) }
+}
+
+/// A new array in this memory, or, where that is null, in NumPy's.
+/// # Safety
+/// The memory, if given, holds an array of this shape and strides (in bytes, one for each axis), and outlives it.
+unsafe fn array<'py>(
+    py: Python<'py>,
+    dtype: Dtype,
+    shape: &[usize],
+    strides: *mut isize,
+    data: *mut u8,
+) -> PyResult<Bound<'py, PyUntypedArray>> {
+    let descr = dtype.descr(py)?.into_dtype_ptr();
+    let mut dims: Axes<_> = shape.iter().map(|&n| n as isize).collect();
+    // SAFETY: as the caller vouches; the call takes over the reference to the descriptor, and fails with an exception set.
+    unsafe {
+        let (kind, axes, sizes) = (get_type_object(py, NpyTypes::PyArray_Type), dims.len() as _, dims.as_mut_ptr());
+        let flags = if data.is_null() { 0 } else { NPY_ARRAY_WRITEABLE };
+        let of =
+            PY_ARRAY_API.PyArray_NewFromDescr(py, kind, descr, axes, sizes, strides, data.cast(), flags, null_mut());
+        Ok(Bound::from_owned_ptr_or_err(py, of)?.cast_into_unchecked())
     }
 }

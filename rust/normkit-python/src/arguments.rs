@@ -43,6 +43,11 @@ pub(crate) fn describe(object: &Bound<'_, PyAny>) -> String {
 }
 
 impl<'py> Arg<'py> {
+    /// The argument, unless it is None.
+    pub(crate) fn given(&self) -> Option<&Bound<'py, PyAny>> {
+        self.0.as_ref().filter(|object| !object.is_none())
+    }
+
     pub(crate) fn flag(&self, function: &str, name: &str, default: bool) -> PyResult<bool> {
         let Some(object) = &self.0 else { return Ok(default) };
         if is_bool(object) {

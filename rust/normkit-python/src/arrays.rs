@@ -1,13 +1,14 @@
 //! NumPy arrays as tensors, and the other way.
 
-use normkit::layout::strides_like;
+use normkit::layout::{Axes, strides_like};
 use normkit::{Element, Tensor, TensorMut, overlaps_in_units, shape_text};
-use numpy::npyffi::{NPY_ARRAY_WRITEABLE, flags};
+use numpy::npyffi::objects::PyArray_Descr_fields;
+use numpy::npyffi::{NPY_ARRAY_WRITEABLE, NPY_TYPES, flags};
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods, dtype};
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict};
 
-use crate::allocation::allocate;
+use crate::allocation::{allocate, vector};
 use crate::arguments::{Arg, describe, type_error, value_error};
 use crate::overlap::Span;
 
@@ -21,15 +22,29 @@ pub(crate) enum Dtype {
 }
 
 impl Dtype {
-    pub(crate) fn of(descr: &Bound<'_, PyArrayDescr>) -> Option<Dtype> {
-        match (descr.kind(), descr.itemsize()) {
+    /// NumPy's own, by their numbers: this is asked often, and their names take longer.
+    fn numbered(array: &Bound<'_, PyUntypedArray>) -> Option<Dtype> {
+        const FLOAT: i32 = NPY_TYPES::NPY_FLOAT as i32;
+        const DOUBLE: i32 = NPY_TYPES::NPY_DOUBLE as i32;
+        const HALF: i32 = NPY_TYPES::NPY_HALF as i32;
+        match fields(array).type_num {
+            FLOAT => Some(Dtype::F32),
+            DOUBLE => Some(Dtype::F64),
+            HALF => Some(Dtype::F16),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn of(array: &Bound<'_, PyUntypedArray>) -> Option<Dtype> {
+        let named = |descr: Bound<'_, PyArrayDescr>| match (descr.kind(), descr.itemsize()) {
             (b'f', 4) => Some(Dtype::F32),
             (b'f', 8) => Some(Dtype::F64),
             (b'f', 2) => Some(Dtype::F16),
             // ml_dtypes.bfloat16 is a type of its own, known by its name.
             (kind, 2) if !b"iubO".contains(&kind) && descr.to_string() == "bfloat16" => Some(Dtype::Bf16),
             _ => None,
-        }
+        };
+        Dtype::numbered(array).or_else(|| named(array.dtype()))
     }
 
     pub(crate) fn size(self) -> usize {
@@ -84,7 +99,7 @@ pub(crate) struct Array<'py> {
     pub(crate) dtype: Dtype,
     data: *mut u8,
     /// In elements.
-    strides: Vec<isize>,
+    strides: Axes<isize>,
 }
 
 pub(crate) fn as_array<'py>(
@@ -92,15 +107,16 @@ pub(crate) fn as_array<'py>(
     name: &str,
     object: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyUntypedArray>> {
+    // Most are exactly that, which is quicker to see; only a subclass can be masked.
+    if let Ok(array) = object.cast_exact::<PyUntypedArray>() {
+        return Ok(array.clone());
+    }
     let array = object
         .cast::<PyUntypedArray>()
         .map_err(|_| type_error(function, name, "be a NumPy array", describe(object)))?;
-    // Only a subclass can be masked; most arrays are none.
-    if !array.is_exact_instance_of::<PyUntypedArray>() {
-        let masked = array.py().import("numpy.ma")?.getattr("MaskedArray")?;
-        if array.is_instance(&masked)? {
-            return Err(type_error(function, name, "be a plain array, as its mask would be ignored", "MaskedArray"));
-        }
+    let masked = array.py().import("numpy.ma")?.getattr("MaskedArray")?;
+    if array.is_instance(&masked)? {
+        return Err(type_error(function, name, "be a plain array, as its mask would be ignored", "MaskedArray"));
     }
     Ok(array.clone())
 }
@@ -128,6 +144,24 @@ pub(crate) fn dtype_text(array: &Bound<'_, PyUntypedArray>) -> String {
     format!("dtype {}", array.dtype())
 }
 
+/// What all versions of NumPy have in one place of a descriptor. (To ask for the descriptor itself would count references to
+/// it, which takes longer.)
+fn fields<'a>(array: &'a Bound<'_, PyUntypedArray>) -> &'a PyArray_Descr_fields {
+    // SAFETY: an array object is valid while it is borrowed, and has a descriptor.
+    unsafe { &(*(*array.as_array_ptr()).fields.descr).fields }
+}
+
+/// Bytes of an element.
+pub(crate) fn itemsize(array: &Bound<'_, PyUntypedArray>) -> usize {
+    Dtype::numbered(array).map_or_else(|| array.dtype().itemsize(), Dtype::size)
+}
+
+/// Whether elements are in the processor's byte order.
+pub(crate) fn is_native(array: &Bound<'_, PyUntypedArray>) -> bool {
+    let other = if cfg!(target_endian = "little") { b'>' } else { b'<' };
+    fields(array).byteorder as u8 != other
+}
+
 pub(crate) fn data(array: &Bound<'_, PyUntypedArray>) -> *mut u8 {
     // SAFETY: an array object is valid while it is borrowed.
     unsafe { (*array.as_array_ptr()).fields.data.cast() }
@@ -141,9 +175,9 @@ pub(crate) fn is_writeable(array: &Bound<'_, PyUntypedArray>) -> bool {
 pub(crate) fn is_plain(array: &Bound<'_, PyUntypedArray>) -> bool {
     // SAFETY: an array object is valid while it is borrowed.
     let aligned = unsafe { (*array.as_array_ptr()).fields.flags & flags::NPY_ARRAY_ALIGNED != 0 };
-    let size = array.dtype().itemsize() as isize;
+    let size = itemsize(array) as isize;
     let whole = array.strides().iter().zip(array.shape()).all(|(stride, &n)| n <= 1 || stride % size == 0);
-    aligned && whole && array.dtype().is_native_byteorder() != Some(false)
+    aligned && whole && is_native(array)
 }
 
 impl<'py> Array<'py> {
@@ -157,7 +191,7 @@ impl<'py> Array<'py> {
     /// A float array to read; a misaligned or byte-swapped one is copied.
     pub(crate) fn input(function: &str, name: &str, object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = as_array(function, name, object)?;
-        let Some(dtype) = Dtype::of(&array.dtype()) else {
+        let Some(dtype) = Dtype::of(&array) else {
             let found = dtype_text(&array);
             let expected = match array.dtype().kind() {
                 b'i' | b'u' | b'b' => format!(
@@ -182,7 +216,7 @@ impl<'py> Array<'py> {
 
     /// A new array of one axis.
     pub(crate) fn vector(py: Python<'py>, dtype: Dtype, len: usize) -> PyResult<Self> {
-        Ok(Array::new(allocate(py, dtype, &[len], &[1])?, dtype))
+        Ok(Array::new(vector(py, dtype, len)?, dtype))
     }
 
     /// Where to write: `out` as given if it fits `x`, or a new array. `may_be` is an input that `out` may be, and
@@ -194,7 +228,7 @@ impl<'py> Array<'py> {
         may_be: Option<(&str, &Array<'py>)>,
         apart: &[(&str, Option<&Bound<'py, PyUntypedArray>>)],
     ) -> PyResult<Output<'py>> {
-        let Some(object) = out.0.as_ref().filter(|object| !object.is_none()) else {
+        let Some(object) = out.given() else {
             return Ok(Output { array: Array::like(x)?, copy_to: None });
         };
         let array = as_array(function, "out", object)?;
@@ -202,7 +236,7 @@ impl<'py> Array<'py> {
             let expected = format!("have the shape of x, {}", shape_text(x.shape()));
             return Err(value_error(function, "out", expected, format!("shape {}", shape_text(array.shape()))));
         }
-        if Dtype::of(&array.dtype()) != Some(x.dtype) {
+        if Dtype::of(&array) != Some(x.dtype) {
             let expected = format!("have the dtype of x, {}", x.dtype.descr(array.py())?);
             return Err(type_error(function, "out", expected, dtype_text(&array)));
         }

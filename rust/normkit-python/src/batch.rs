@@ -3,6 +3,7 @@
 use std::fmt::{Display, Formatter};
 
 use normkit::{Extras, Used, rstd};
+use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, describe, type_error, value_error};
@@ -216,7 +217,7 @@ pub(crate) fn batch_norm<'py>(
         epilogue.apart()[0],
         epilogue.apart()[1],
     ];
-    let running = Running::optional(NAME, running_mean, running_var, channels, training, &inputs)?;
+    let running = Running::optional(py, NAME, running_mean, running_var, channels, training, &inputs)?;
     let scale = weight.as_ref().map(|p| &p.values[..]);
     let shift = bias.as_ref().map(|p| &p.values[..]);
 
@@ -262,7 +263,7 @@ pub(crate) fn batch_norm<'py>(
         let y = inference(py, NAME, &x, axis, &mean.values, &rstds, scale, shift, &extras, y)?;
         (y, means, rstds)
     };
-    let overwritten = overlaps(&x.object, y.cast()?)?;
+    let overwritten = out.given().is_some() && overlaps(&x.object, y.cast()?)?;
     let x = x.object.into_any().unbind();
     let cache = BatchNormCache {
         x,
@@ -466,7 +467,8 @@ pub(crate) fn batch_norm_backward<'py>(
     }))?;
     let dweight = cache.weight.as_ref().map(|p| p.like(py, &gradients.weight)).transpose()?;
     let dbias = cache.bias.as_ref().map(|p| p.like(py, &gradients.bias)).transpose()?;
-    with_residual(py, "BatchNorm", dx.finish()?, dweight, dbias, dresidual)
+    let classes = [intern!(py, "BatchNormGradients"), intern!(py, "BatchNormResidualGradients")];
+    with_residual(py, classes, dx.finish()?, dweight, dbias, dresidual)
 }
 
 /// The gradient of y: it must have x's shape.

@@ -33,8 +33,8 @@ impl<'py> Epilogue<'py> {
         x: &Array<'py>,
         axis: usize,
     ) -> PyResult<Self> {
-        let mask = mask.and_then(given).map(|mask| masked(function, mask, x, axis)).transpose()?;
-        let residual = given(residual).map(|residual| Array::input(function, "residual", residual)).transpose()?;
+        let mask = mask.and_then(Arg::given).map(|mask| masked(function, mask, x, axis)).transpose()?;
+        let residual = residual.given().map(|residual| Array::input(function, "residual", residual)).transpose()?;
         if let Some(residual) = residual.as_ref().filter(|residual| residual.shape() != x.shape()) {
             let expected = format!("have the shape of x, {}", shape_text(x.shape()));
             let found = format!("shape {}", shape_text(residual.shape()));
@@ -93,13 +93,9 @@ impl<'py> Array<'py> {
     }
 }
 
-fn given<'a, 'py>(argument: &'a Arg<'py>) -> Option<&'a Bound<'py, PyAny>> {
-    argument.0.as_ref().filter(|object| !object.is_none())
-}
-
 fn activated(function: &str, activation: &Arg<'_>) -> PyResult<Activation> {
     const EXPECTED: &str = "be None, 'relu', 'leaky_relu' or 'silu'";
-    let Some(object) = given(activation) else { return Ok(Activation::Identity) };
+    let Some(object) = activation.given() else { return Ok(Activation::Identity) };
     let Ok(name) = object.cast::<PyString>() else {
         return Err(type_error(function, "activation", EXPECTED, describe(object)));
     };

@@ -1,13 +1,14 @@
 //! `group_norm` and `instance_norm`, and their backward passes.
 
 use normkit::Grouping;
+use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, describe, integer, type_error, value_error};
 use crate::arrays::{Array, with_element};
 use crate::batch::{gradient, input};
 use crate::epilogue::{Epilogue, Kept};
-use crate::gradients::with_residual;
+use crate::gradients::{Classes, with_residual};
 use crate::parameters::{Channels, Parameter, statistics};
 
 /// What the backward pass of a group norm needs: references to x and the parameters, and the statistics.
@@ -333,14 +334,15 @@ pub(crate) fn group_norm_backward<'py>(
     let Ok(cache) = cache.cast::<GroupNormCache>() else {
         return Err(type_error(NAME, "cache", "be the cache of group_norm", describe(cache)));
     };
-    backward(py, NAME, "GroupNorm", dy, &cache.get().0, &out)
+    let classes = [intern!(py, "GroupNormGradients"), intern!(py, "GroupNormResidualGradients")];
+    backward(py, NAME, classes, dy, &cache.get().0, &out)
 }
 
 /// Any grouping.
 fn backward<'py>(
     py: Python<'py>,
     function: &str,
-    norm: &str,
+    classes: Classes<'_, 'py>,
     dy: &Bound<'py, PyAny>,
     cache: &Cache,
     out: &Arg<'py>,
@@ -373,7 +375,7 @@ fn backward<'py>(
     };
     let dweight = cache.weight.as_ref().map(|p| p.like(py, &gradients.weight)).transpose()?;
     let dbias = cache.bias.as_ref().map(|p| p.like(py, &gradients.bias)).transpose()?;
-    with_residual(py, norm, dx.finish()?, dweight, dbias, dresidual)
+    with_residual(py, classes, dx.finish()?, dweight, dbias, dresidual)
 }
 
 /// Gradients of instance normalization.
@@ -428,5 +430,6 @@ pub(crate) fn instance_norm_backward<'py>(
     let Ok(cache) = cache.cast::<InstanceNormCache>() else {
         return Err(type_error(NAME, "cache", "be the cache of instance_norm", describe(cache)));
     };
-    backward(py, NAME, "InstanceNorm", dy, &cache.get().0, &out)
+    let classes = [intern!(py, "InstanceNormGradients"), intern!(py, "InstanceNormResidualGradients")];
+    backward(py, NAME, classes, dy, &cache.get().0, &out)
 }

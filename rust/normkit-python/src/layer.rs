@@ -1,6 +1,7 @@
 //! `layer_norm` and `rms_norm`, and their backward passes.
 
 use normkit::Layer;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -268,7 +269,7 @@ pub(crate) fn layer_norm_backward<'py>(
         return Err(type_error(NAME, "cache", "be the cache of layer_norm", describe(cache)));
     };
     let [dx, dweight, dbias] = backward(py, NAME, dy, &cache.get().0, &out)?;
-    named(py, "LayerNormGradients", (dx, dweight, dbias))
+    named(py, intern!(py, "LayerNormGradients"), (dx, dweight, dbias))
 }
 
 /// RMS normalization: each position of the axes that are not named is divided by its root mean square over those that are.
@@ -379,5 +380,5 @@ pub(crate) fn rms_norm_backward<'py>(
         return Err(type_error(NAME, "cache", "be the cache of rms_norm", describe(cache)));
     };
     let [dx, dweight, _] = backward(py, NAME, dy, &cache.get().0, &out)?;
-    named(py, "RMSNormGradients", (dx, dweight))
+    named(py, intern!(py, "RMSNormGradients"), (dx, dweight))
 }

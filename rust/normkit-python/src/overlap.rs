@@ -1,9 +1,9 @@
 //! Whether arrays share memory.
 
-use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
+use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
-use crate::arrays::data;
+use crate::arrays::{data, itemsize};
 
 /// The memory of an array: the bytes from its first to its last element.
 #[derive(Clone, Copy)]
@@ -23,7 +23,7 @@ impl<'a, 'py> Span<'a, 'py> {
             let far = (n as isize - 1) * stride;
             (low, high) = (low + far.min(0), high + far.max(0));
         }
-        Span { array, low: low as usize, high: high as usize + array.dtype().itemsize() }
+        Span { array, low: low as usize, high: high as usize + itemsize(array) }
     }
 
     /// Whether two arrays share an element; where that is too hard to tell, whether they may.

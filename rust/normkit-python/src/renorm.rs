@@ -1,6 +1,7 @@
 //! `batch_renorm` and its backward pass.
 
 use normkit::{Used, rstd};
+use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, describe, type_error, value_error};
@@ -165,7 +166,7 @@ pub(crate) fn batch_renorm<'py>(
         ("bias", bias.as_ref().map(|p| p.array.bind(py))),
     ];
     let running = [Some(running_mean), Some(running_var)];
-    let Some(mut running) = Running::optional(NAME, running[0], running[1], channels, training, &apart)? else {
+    let Some(mut running) = Running::optional(py, NAME, running[0], running[1], channels, training, &apart)? else {
         return Err(type_error(NAME, "running_mean", "be a NumPy array", "None"));
     };
     check_variances(NAME, "running_var", &running.var.values)?;
@@ -207,7 +208,7 @@ pub(crate) fn batch_renorm<'py>(
         let y = inference(py, NAME, &x, axis, &means, &rstds, scale, shift, &normkit::Extras::default(), y)?;
         (y, means, rstds, r, d)
     };
-    let overwritten = overlaps(&x.object, y.cast()?)?;
+    let overwritten = out.given().is_some() && overlaps(&x.object, y.cast()?)?;
     let x = x.object.into_any().unbind();
     Ok((y, BatchRenormCache { x, weight, bias, axis, mean, rstd, r, d, frozen: !training, overwritten }))
 }
@@ -283,5 +284,5 @@ pub(crate) fn batch_renorm_backward<'py>(
     })?;
     let dweight = cache.weight.as_ref().map(|p| p.like(py, &gradients.weight)).transpose()?;
     let dbias = cache.bias.as_ref().map(|p| p.like(py, &gradients.bias)).transpose()?;
-    named(py, "BatchRenormGradients", (dx.finish()?, dweight, dbias))
+    named(py, intern!(py, "BatchRenormGradients"), (dx.finish()?, dweight, dbias))
 }

@@ -2,6 +2,7 @@
 
 use normkit::{SingularTriple, Standardized, shape_text};
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::arguments::{Arg, compute, describe, integer, type_error, value_error};
@@ -231,7 +232,7 @@ pub(crate) fn weight_norm_backward<'py>(
         compute(py, NAME, v.bytes(), move || normkit::weight_norm_backward(&dw, &from, dim, g, norm, &mut to))
     }))?;
     let dg = cache.g.like(py, &dg)?;
-    named(py, "WeightNormGradients", (dv.finish()?, dg))
+    named(py, intern!(py, "WeightNormGradients"), (dv.finish()?, dg))
 }
 
 /// What the backward pass of a spectral norm needs: a reference to the weight, and what the power iteration has found.
@@ -617,5 +618,5 @@ pub(crate) fn scaled_weight_standardization_backward<'py>(
         })
     }))?;
     let dgain = cache.gain.as_ref().map(|p| p.like(py, &dgain)).transpose()?;
-    named(py, "ScaledWeightStandardizationGradients", (dweight.finish()?, dgain))
+    named(py, intern!(py, "ScaledWeightStandardizationGradients"), (dweight.finish()?, dgain))
 }

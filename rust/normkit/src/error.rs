@@ -32,8 +32,12 @@ impl Error {
 }
 
 /// Room for `n` numbers, if there is memory for them.
+#[inline]
 pub(crate) fn room<T>(n: usize) -> Result<Vec<T>> {
     let mut room = Vec::new();
+    if n == 0 {
+        return Ok(room);
+    }
     let failed = |_| Error::new(Error::MEMORY, format!("hold {n} numbers"), "not enough of it");
     room.try_reserve_exact(n).map_err(failed)?;
     Ok(room)

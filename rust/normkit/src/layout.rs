@@ -5,7 +5,14 @@
 //! `k * width + w`, k below `kept`, has the same number in the row-major order of the kept axes. Where each statistic
 //! is one short run, the kept positions are the rows instead (`lines`), so that many are taken at a time.
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::plan::BLOCK;
+
+/// One thing for each axis of an array: without asking for memory for as many axes as most have.
+pub type Axes<T> = SmallVec<[T; 5]>;
+/// Sizes and strides of merged axes, of which there are fewer.
+type Steps = SmallVec<[(usize, isize); 2]>;
 
 /// Reduced runs at least this long are taken one by one; shorter ones many at a time, so that memory is read in longer
 /// stretches than these (measured on Zen 4: two runs of 3136 at a time take 0.65 to 0.9 of the time of one by one).
@@ -102,16 +109,16 @@ struct Axis<const P: usize> {
 #[derive(Clone, Debug)]
 pub(crate) struct Walk {
     start: isize,
-    kept: Vec<(usize, isize)>,
-    rows: Vec<(usize, isize)>,
+    kept: Steps,
+    rows: Steps,
     /// The axes of a run, outermost first.
-    pub(crate) run: Vec<(usize, isize)>,
+    pub(crate) run: Steps,
 }
 
 impl Walk {
     fn new<const P: usize>(p: usize, start: isize, kept: &[Axis<P>], rows: &[Axis<P>], run: &[Axis<P>]) -> Walk {
         let of = |axes: &[Axis<P>]| {
-            let mut merged: Vec<(usize, isize)> = Vec::with_capacity(axes.len());
+            let mut merged = Steps::new();
             for axis in axes.iter().filter(|axis| axis.size != 1) {
                 match merged.last_mut() {
                     Some((size, stride)) if *stride == axis.size as isize * axis.strides[p] => {
@@ -134,7 +141,7 @@ impl Walk {
             Some((size, apart)) if *apart == pieces as isize * step => (*size, *apart) = (*size * pieces, step),
             _ => rows.push((pieces, step)),
         }
-        Some(Walk { start: self.start, kept: Vec::new(), rows, run: vec![(piece, stride)] })
+        Some(Walk { start: self.start, kept: Steps::new(), rows, run: smallvec![(piece, stride)] })
     }
 
     /// Where run `row` of kept position `k` begins.
@@ -195,10 +202,10 @@ fn make_grid<const P: usize>(
     grouped: bool,
 ) -> (Grid, [Walk; P]) {
     debug_assert!(!shape.contains(&0));
-    let mut axes: Vec<Axis<P>> = (0..shape.len())
-        .filter(|&i| shape[i] != 1)
-        .map(|i| Axis { size: shape[i], kept: kept[i], strides: strides.map(|s| s[i]) })
-        .collect();
+    let mut axes: Axes<Axis<P>> = Axes::new();
+    for i in (0..shape.len()).filter(|&i| shape[i] != 1) {
+        axes.push(Axis { size: shape[i], kept: kept[i], strides: strides.map(|s| s[i]) });
+    }
     let mut start = [0isize; P];
     for axis in axes.iter_mut().filter(|axis| !axis.kept && axis.strides[0] < 0) {
         // The order of a reduced axis is free: walk it forwards in memory.
@@ -224,8 +231,8 @@ fn make_grid<const P: usize>(
     let run = if columns { run } else { n - inner };
     let width = if columns { size(&axes[n - inner - beside..n - inner]) } else { 1 };
 
-    let mut outer = axes[..run].to_vec();
-    let mut inside = axes[run..].to_vec();
+    let mut outer = Axes::from_slice(&axes[..run]);
+    let mut inside = Axes::from_slice(&axes[run..]);
     let mut repeat = 1;
     let narrow = grouped && columns && width * fold < NARROW;
     if let Some(last) = outer.last_mut().filter(|axis| narrow && !axis.kept) {
@@ -236,7 +243,10 @@ fn make_grid<const P: usize>(
         last.size /= repeat;
         last.strides = last.strides.map(|stride| stride * repeat as isize);
     }
-    let (mut kept_axes, mut row_axes): (Vec<_>, Vec<_>) = outer.into_iter().partition(|axis| axis.kept);
+    let (mut kept_axes, mut row_axes): (Axes<_>, Axes<_>) = (Axes::new(), Axes::new());
+    for axis in outer {
+        if axis.kept { kept_axes.push(axis) } else { row_axes.push(axis) }
+    }
     let lines = !columns && row_axes.is_empty() && fold <= SHORT;
     if lines {
         std::mem::swap(&mut kept_axes, &mut row_axes);
@@ -258,7 +268,10 @@ fn make_grid<const P: usize>(
 /// Memory order, outermost first; but kept axes stay in their own order, so that statistics are numbered as the caller
 /// numbers them.
 fn sort<const P: usize>(axes: &mut [Axis<P>]) {
-    let kept: Vec<Axis<P>> = axes.iter().copied().filter(|axis| axis.kept).collect();
+    let mut kept: Axes<Axis<P>> = Axes::new();
+    for axis in axes.iter().filter(|axis| axis.kept) {
+        kept.push(*axis);
+    }
     // A broadcast operand says nothing about order: ask the first that is not.
     let key = (0..P).find(|&p| axes.iter().all(|axis| axis.strides[p] != 0)).unwrap_or(0);
     axes.sort_by_key(|axis| std::cmp::Reverse(axis.strides[key].unsigned_abs()));
@@ -268,8 +281,8 @@ fn sort<const P: usize>(axes: &mut [Axis<P>]) {
 }
 
 /// Adjacent axes of one kind that every operand walks as one.
-fn merge<const P: usize>(axes: &[Axis<P>]) -> Vec<Axis<P>> {
-    let mut merged: Vec<Axis<P>> = Vec::with_capacity(axes.len());
+fn merge<const P: usize>(axes: &[Axis<P>]) -> Axes<Axis<P>> {
+    let mut merged: Axes<Axis<P>> = Axes::new();
     for axis in axes {
         match merged.last_mut() {
             Some(last)
@@ -285,10 +298,10 @@ fn merge<const P: usize>(axes: &[Axis<P>]) -> Vec<Axis<P>> {
 }
 
 /// Strides for a new dense array in the memory order of `x`: channels-last in, channels-last out.
-pub fn strides_like(shape: &[usize], strides: &[isize]) -> Vec<isize> {
-    let mut order: Vec<usize> = (0..shape.len()).collect();
+pub fn strides_like(shape: &[usize], strides: &[isize]) -> Axes<isize> {
+    let mut order: Axes<usize> = (0..shape.len()).collect();
     order.sort_by_key(|&i| std::cmp::Reverse(strides[i].unsigned_abs())); // stable: ties keep C order
-    let mut like = vec![0; shape.len()];
+    let mut like = smallvec![0; shape.len()];
     let mut next = 1;
     for &i in order.iter().rev() {
         like[i] = next;
@@ -298,6 +311,10 @@ pub fn strides_like(shape: &[usize], strides: &[isize]) -> Vec<isize> {
 }
 
 /// Which of `axes` axes are kept.
-pub(crate) fn keep<const N: usize>(axes: usize, kept: [usize; N]) -> Vec<bool> {
-    (0..axes).map(|axis| kept.contains(&axis)).collect()
+pub(crate) fn keep<const N: usize>(axes: usize, kept: [usize; N]) -> Axes<bool> {
+    let mut keeps = Axes::new();
+    for axis in 0..axes {
+        keeps.push(kept.contains(&axis));
+    }
+    keeps
 }

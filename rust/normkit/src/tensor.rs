@@ -1,11 +1,14 @@
 //! Borrowed arrays with shape and strides.
 
+use smallvec::smallvec;
+
 use crate::error::{Error, Result, shape_text};
+use crate::layout::Axes;
 use crate::simd::{Base, BaseMut};
 
 /// Strides (in elements) of a dense array of `shape`, last axis fastest.
-pub(crate) fn dense_strides(shape: &[usize]) -> Vec<isize> {
-    let mut strides = vec![1; shape.len()];
+pub(crate) fn dense_strides(shape: &[usize]) -> Axes<isize> {
+    let mut strides = smallvec![1; shape.len()];
     for i in (1..shape.len()).rev() {
         strides[i - 1] = strides[i] * shape[i].max(1) as isize;
     }
@@ -42,15 +45,15 @@ fn check_reach(shape: &[usize], strides: &[isize], len: usize) -> Result<()> {
 #[derive(Clone)]
 pub struct Tensor<'a, E> {
     pub(crate) base: Base<'a, E>,
-    pub(crate) shape: Vec<usize>,
-    pub(crate) strides: Vec<isize>,
+    pub(crate) shape: Axes<usize>,
+    pub(crate) strides: Axes<isize>,
 }
 
 /// An array to write.
 pub struct TensorMut<'a, E> {
     pub(crate) base: BaseMut<'a, E>,
-    pub(crate) shape: Vec<usize>,
-    pub(crate) strides: Vec<isize>,
+    pub(crate) shape: Axes<usize>,
+    pub(crate) strides: Axes<isize>,
 }
 
 impl<'a, E> Tensor<'a, E> {
@@ -67,7 +70,7 @@ impl<'a, E> Tensor<'a, E> {
     pub fn strided(data: &'a [E], shape: &[usize], strides: &[isize]) -> Result<Self> {
         check_reach(shape, strides, data.len())?;
         let base = Base::new(data.as_ptr(), || reach(shape, strides));
-        Ok(Tensor { base, shape: shape.to_vec(), strides: strides.to_vec() })
+        Ok(Tensor { base, shape: shape.into(), strides: strides.into() })
     }
 
     /// The array at `data`, with strides in elements.
@@ -76,7 +79,7 @@ impl<'a, E> Tensor<'a, E> {
     pub unsafe fn from_raw(data: *const E, shape: &[usize], strides: &[isize]) -> Self {
         debug_assert_eq!(shape.len(), strides.len());
         debug_assert!(shape.contains(&0) || data.is_aligned());
-        Tensor { base: Base::new(data, || reach(shape, strides)), shape: shape.to_vec(), strides: strides.to_vec() }
+        Tensor { base: Base::new(data, || reach(shape, strides)), shape: shape.into(), strides: strides.into() }
     }
 
     /// Its shape.
@@ -107,7 +110,7 @@ impl<'a, E> TensorMut<'a, E> {
             return Err(Error::new("strides", "reach no element of an output twice", format!("{strides:?}")));
         }
         let base = BaseMut::new(data.as_mut_ptr(), || reach(shape, strides));
-        Ok(TensorMut { base, shape: shape.to_vec(), strides: strides.to_vec() })
+        Ok(TensorMut { base, shape: shape.into(), strides: strides.into() })
     }
 
     /// The array at `data`, with strides in elements.
@@ -118,11 +121,7 @@ impl<'a, E> TensorMut<'a, E> {
         debug_assert_eq!(shape.len(), strides.len());
         debug_assert!(shape.contains(&0) || data.is_aligned());
         debug_assert!(!overlaps_itself(shape, strides));
-        TensorMut {
-            base: BaseMut::new(data, || reach(shape, strides)),
-            shape: shape.to_vec(),
-            strides: strides.to_vec(),
-        }
+        TensorMut { base: BaseMut::new(data, || reach(shape, strides)), shape: shape.into(), strides: strides.into() }
     }
 
     /// Its shape.

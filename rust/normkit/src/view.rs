@@ -9,23 +9,29 @@ use crate::simd::{Aligned, Base, BaseMut, Kernel, Real, Simd, Stored, Tile, Tile
 use crate::tensor::{Tensor, TensorMut};
 
 /// An operand that is read.
-#[derive(Clone)]
 pub struct Input<'a, T> {
     source: Source<'a>,
-    walk: Walk,
+    walk: &'a Walk,
     /// How far apart its rows are, if its tiles can be used where they are.
     straight: Option<isize>,
     computes: PhantomData<T>,
 }
 
 /// An operand that is written.
-#[derive(Clone)]
 pub struct Output<'a, T> {
     sink: Sink<'a>,
-    walk: Walk,
+    walk: &'a Walk,
     straight: Option<isize>,
     computes: PhantomData<T>,
 }
+
+impl<T> Clone for Input<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Input<'_, T> {}
 
 /// Columns of some rows of kept position `k`, as an operand walks them.
 #[derive(Clone, Copy)]
@@ -65,13 +71,13 @@ impl Block<'_> {
 }
 
 impl<'a, T: Real> Input<'a, T> {
-    pub(crate) fn new<E: Element>(tensor: &Tensor<'a, E>, walk: &Walk) -> Self {
+    pub(crate) fn new<E: Element>(tensor: &Tensor<'a, E>, walk: &'a Walk) -> Self {
         Self::of(E::source(tensor.base), walk)
     }
 
     /// An operand whose type is known at run time.
-    pub(crate) fn of(source: Source<'a>, walk: &Walk) -> Self {
-        Input { source, straight: walk.direct(), walk: walk.clone(), computes: PhantomData }
+    pub(crate) fn of(source: Source<'a>, walk: &'a Walk) -> Self {
+        Input { source, straight: walk.direct(), walk, computes: PhantomData }
     }
 
     /// Bytes of an element.
@@ -86,14 +92,14 @@ impl<'a, T: Real> Input<'a, T> {
     }
 
     /// One value everywhere.
-    pub(crate) fn constant(value: f64, walk: &Walk) -> Self {
-        Input { source: Source::Constant(value), straight: None, walk: walk.clone(), computes: PhantomData }
+    pub(crate) fn constant(value: f64, walk: &'a Walk) -> Self {
+        Input { source: Source::Constant(value), straight: None, walk, computes: PhantomData }
     }
 
     /// 1 where the mask is true, else 0.
-    pub(crate) fn mask(mask: &Tensor<'a, bool>, walk: &Walk) -> Self {
+    pub(crate) fn mask(mask: &Tensor<'a, bool>, walk: &'a Walk) -> Self {
         // A `bool` is a byte that is 0 or 1.
-        Input { source: Source::Flags(mask.base.cast()), straight: None, walk: walk.clone(), computes: PhantomData }
+        Input { source: Source::Flags(mask.base.cast()), straight: None, walk, computes: PhantomData }
     }
 
     /// Columns of some rows of kept position `k`, where they can be used in place.
@@ -165,7 +171,7 @@ impl<'a, T: Real> Input<'a, T> {
         match self.direct(k, rows, columns) {
             Some(tile) => tile,
             None => {
-                let block = Block { walk: &self.walk, k, rows, columns };
+                let block = Block { walk: self.walk, k, rows, columns };
                 let stage = stage.get(block.size());
                 match self.source {
                     Source::F32(base) => gather(s, base, block, stage),
@@ -213,8 +219,8 @@ fn gather_with<T: Real, E: Copy>(base: Base<E>, block: Block, stage: &mut [T], c
 }
 
 impl<'a, T: Real> Output<'a, T> {
-    pub(crate) fn new<E: Element>(tensor: &TensorMut<'a, E>, walk: &Walk) -> Self {
-        Output { sink: E::sink(tensor.base), straight: walk.direct(), walk: walk.clone(), computes: PhantomData }
+    pub(crate) fn new<E: Element>(tensor: &TensorMut<'a, E>, walk: &'a Walk) -> Self {
+        Output { sink: E::sink(tensor.base), straight: walk.direct(), walk, computes: PhantomData }
     }
 
     /// Whether rows of `len` elements follow each other.
@@ -261,7 +267,7 @@ impl<'a, T: Real> Output<'a, T> {
         match unsafe { self.tile(k, rows, columns) } {
             Some(out) => f(out),
             None => {
-                let block = Block { walk: &self.walk, k, rows, columns };
+                let block = Block { walk: self.walk, k, rows, columns };
                 let stage = stage.get(block.size());
                 f(TileMut::new(stage, rows.len(), columns.len()));
                 // SAFETY: as the caller vouches.

@@ -2,7 +2,9 @@
 
 use super::apply::Affine;
 use super::flow::Flow;
-use super::reduce::{GradSums, GradientAgain, MomentSums, MomentsAgain, PLACES, SAMPLE, close, trusted};
+use super::gradients::{GradSums, GradientAgain};
+use super::moments::{MomentSums, MomentsAgain, PLACES, SAMPLE, close};
+use super::reduce::trusted;
 use crate::simd::{AT_ONCE, Behind, Lines, LinesMut, Real, Simd, Stored, line_sums, mapped};
 
 /// So many lines at a time.

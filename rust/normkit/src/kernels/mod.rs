@@ -6,7 +6,9 @@
 pub(crate) mod activation;
 pub(crate) mod apply;
 pub(crate) mod flow;
+pub(crate) mod gradients;
 pub(crate) mod lines;
+pub(crate) mod moments;
 pub(crate) mod reduce;
 
 use std::ops::Range;

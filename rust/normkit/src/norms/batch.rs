@@ -10,7 +10,7 @@ use crate::element::Element;
 use crate::error::{Error, Result, gathered, zeros};
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, GradAffine, Scale};
-use crate::kernels::reduce::GradSums;
+use crate::kernels::gradients::GradSums;
 use crate::layout::{ADJOINING, Grid, Walk, grid, keep, plain_grid};
 use crate::moments::Moments;
 use crate::parallel::Slots;
@@ -148,8 +148,7 @@ fn training<E: Element>(
         move |_| Affine::new(m.mean, weight * rstd, bias)
     };
     let mask = extras.mask.as_ref().map(|of| Input::mask(of, &mask));
-    Forward { grid, x: x.clone(), mask, cells_grid: grid, cells_x: x, beside, out, cells: 1, samples: 1 }
-        .run(isa, rule)?;
+    Forward { grid, x, mask, cells_grid: grid, cells_x: x, beside, out, cells: 1, samples: 1 }.run(isa, rule)?;
     Ok(statistics)
 }
 

@@ -12,8 +12,8 @@ use crate::error::{Error, Result, gathered, shape_text};
 use crate::kernels::Pattern;
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, GradAffine};
-use crate::kernels::reduce::GradSums;
-use crate::layout::{Grid, Walk, grid, keep};
+use crate::kernels::gradients::GradSums;
+use crate::layout::{Axes, Grid, Walk, grid, keep};
 use crate::moments::{Moments, Sum};
 use crate::parallel::Slots;
 use crate::pass::{Passes, WeightedLines};
@@ -66,8 +66,8 @@ fn check_groups<E>(x: &Tensor<E>, axis: usize, groups: usize) -> Result<usize> {
 }
 
 /// The axes with those of samples first: they are the first that is not the channels'.
-fn samples_first<N: Copy>(values: &[N], axis: usize) -> Vec<N> {
-    let mut values = values.to_vec();
+fn samples_first<N: Copy>(values: &[N], axis: usize) -> Axes<N> {
+    let mut values = Axes::from_slice(values);
     if axis == 0 {
         values.swap(0, 1);
     }
@@ -75,11 +75,14 @@ fn samples_first<N: Copy>(values: &[N], axis: usize) -> Vec<N> {
 }
 
 /// The channel axis as two: groups, and channels of a group.
-fn split<N: Copy>(values: &[N], axis: usize, group: N, channel: N) -> Vec<N> {
-    [&values[..axis], &[group, channel], &values[axis + 1..]].concat()
+fn split<N: Copy>(values: &[N], axis: usize, group: N, channel: N) -> Axes<N> {
+    let mut values = Axes::from_slice(values);
+    values[axis] = group;
+    values.insert(axis + 1, channel);
+    values
 }
 
-fn split_strides(strides: &[isize], axis: usize, width: usize) -> Vec<isize> {
+fn split_strides(strides: &[isize], axis: usize, width: usize) -> Axes<isize> {
     split(strides, axis, strides[axis] * width as isize, strides[axis])
 }
 
@@ -354,9 +357,9 @@ struct Short {
 
 impl Short {
     /// Strides of parameters that lie channel by channel, one for each element of a sample.
-    fn parameter_strides(&self, shape: &[usize], axis: usize) -> Vec<isize> {
+    fn parameter_strides(&self, shape: &[usize], axis: usize) -> Axes<isize> {
         let outer = [axis, usize::from(axis == 0)];
-        let inside = (0..shape.len()).map(|i| if outer.contains(&i) { 1 } else { shape[i] }).collect::<Vec<_>>();
+        let inside = (0..shape.len()).map(|i| if outer.contains(&i) { 1 } else { shape[i] }).collect::<Axes<_>>();
         let mut strides = dense_strides(&inside);
         [strides[outer[0]], strides[outer[1]]] = [self.fold as isize, 0];
         strides

@@ -1,19 +1,22 @@
 //! Layer normalization (Ba, Kiros & Hinton 2016) and RMS normalization (Zhang & Sennrich 2019): statistics over any
 //! axes of each position of the others; weight and bias vary over the normalized axes.
 
+use smallvec::smallvec;
+
 use super::mechanics::{BackwardRuns, Operand, known_means, unknown};
 use super::{ParameterGradients, Statistics, check_eps, check_like, check_shape, isa, plan, plan_lines, rstd};
 use crate::element::Element;
 use crate::error::{Error, Result, gathered, shape_text, zeros};
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, GradAffine, GradInner, Inner, Scale};
-use crate::kernels::reduce::{GradSums, MomentSums};
-use crate::layout::{Walk, grid};
+use crate::kernels::gradients::GradSums;
+use crate::kernels::moments::MomentSums;
+use crate::layout::{Axes, Grid, Walk, grid};
 use crate::moments::Moments;
 use crate::parallel::Slots;
 use crate::pass::{Application, Pass, Passes, Reduction, WeightedLines};
 use crate::plan::Work;
-use crate::simd::Real;
+use crate::simd::{Isa, Real};
 use crate::tensor::{Tensor, TensorMut, dense_strides};
 use crate::view::{Input, Output};
 
@@ -29,20 +32,20 @@ pub struct Layer {
 /// x's axes as both reductions see them.
 struct Sides {
     /// Which axes are normalized.
-    inner: Vec<bool>,
+    inner: Axes<bool>,
     /// Elements of a statistic.
     count: usize,
     /// Statistics.
     statistics: usize,
     /// Strides of a dense array over the normalized axes, 0 along the others.
-    along_inner: Vec<isize>,
+    along_inner: Axes<isize>,
     /// Strides of a dense array over the other axes, 0 along the normalized ones.
-    along_outer: Vec<isize>,
+    along_outer: Axes<isize>,
 }
 
 impl Layer {
     fn sides(&self, shape: &[usize]) -> Result<Sides> {
-        let mut inner = vec![false; shape.len()];
+        let mut inner: Axes<bool> = smallvec![false; shape.len()];
         for &axis in &self.axes {
             match inner.get_mut(axis) {
                 Some(inner) if !*inner => *inner = true,
@@ -53,10 +56,10 @@ impl Layer {
             }
         }
         let spread = |side: bool| {
-            let sizes: Vec<usize> = (0..shape.len()).filter(|&i| inner[i] == side).map(|i| shape[i]).collect();
+            let sizes: Axes<usize> = (0..shape.len()).filter(|&i| inner[i] == side).map(|i| shape[i]).collect();
             let mut dense = dense_strides(&sizes).into_iter();
             let strides =
-                inner.iter().map(|&of| if of == side { dense.next().unwrap_or(0) } else { 0 }).collect::<Vec<_>>();
+                inner.iter().map(|&of| if of == side { dense.next().unwrap_or(0) } else { 0 }).collect::<Axes<_>>();
             (sizes.iter().product::<usize>(), strides)
         };
         let ((count, along_inner), (statistics, along_outer)) = (spread(true), spread(false));
@@ -66,7 +69,7 @@ impl Layer {
 
 impl Sides {
     /// Which axes a statistic keeps.
-    fn kept(&self) -> Vec<bool> {
+    fn kept(&self) -> Axes<bool> {
         self.inner.iter().map(|inner| !inner).collect()
     }
 
@@ -92,7 +95,7 @@ fn parameter<'a, T: Real + Element, E>(
     default: f64,
     x: &Tensor<E>,
     strides: &[isize],
-    walk: &Walk,
+    walk: &'a Walk,
 ) -> Result<Input<'a, T>> {
     match values {
         Some(values) => Ok(Input::new(&Tensor::strided(values, &x.shape, strides)?, walk)),
@@ -157,7 +160,7 @@ where
         return Ok(statistics);
     }
     let plan = plan(&work);
-    let reduce = Reduction { grid, inputs: [of.clone()], known: &unknown, activation, mask: None };
+    let reduce = Reduction { grid, inputs: [of], known: &unknown, activation, mask: None };
     if !weighted {
         let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<E::Compute>]| cells[0] = map(t, m[0].moments());
         let apply = Some(Application { grid, inputs: [of], out, second: None, mask: None });
@@ -205,21 +208,14 @@ where
         let zeros = || zeros(if wanted { sides.count } else { 0 });
         return Ok(ParameterGradients { weight: zeros()?, bias: zeros()? });
     }
-    let inner = &sides.along_inner[..];
-    let (kept, strides) = (sides.kept(), [&x.strides[..], &dy.strides, &dx.strides, inner]);
-    let count = sides.count as f64;
-    let coefficients = |t: usize, sums: GradSums| {
-        let sums = sums.about::<E::Compute>(mean[t]);
-        let b = -rstd[t] * rstd[t] * sums.dot / count;
-        let c = if layer.centred { -rstd[t] * sums.dy / count } else { 0.0 };
-        GradAffine::<E::Compute>::new(mean[t], rstd[t], rstd[t], b, c)
-    };
-    let known = |first: usize, cells: &mut [Affine<E::Compute>]| known_means(&mean[first..], cells);
-    let (grid, [from, along, to, weights]) = grid(&x.shape, &kept, strides);
-    let (of_x, given, dy) = (Input::new(x, &from), dy, dy.input(&along));
-    let out = Output::new(dx, &to);
+    let rows = Rows { x, dy, sides, mean, rstd, weight, centred: layer.centred, isa };
+    let inner = &rows.sides.along_inner[..];
+    let (grid, [from, along, to, weights]) =
+        grid(&x.shape, &rows.sides.kept(), [&x.strides, &dy.strides, &dx.strides, inner]);
+    let (inputs, out) = ([Input::new(x, &from), dy.input(&along)], Output::new(dx, &to));
+    let coefficients = |t: usize, sums: GradSums| rows.coefficients(t, sums);
     if wanted && grid.lines && weights.direct() == Some(0) {
-        return BackwardRuns { runs: 1, fold: 1, weight }.run(grid, [of_x, dy], out, [mean, rstd], isa, coefficients);
+        return BackwardRuns { runs: 1, fold: 1, weight }.run(grid, inputs, out, [mean, rstd], isa, coefficients);
     }
     let pieces = grid.cut_runs(size_of::<E::Compute>()).filter(|_| wanted && weights.is_dense());
     // Pieces of rows with something between them would have to be copied, which whole rows have not. (Measured: 1.3 to 2 times.)
@@ -227,50 +223,32 @@ where
     let cut = |n: usize| Some([of(&from, n)?, of(&along, n)?, of(&to, n)?]);
     if let Some((n, pieces, [from, along, to])) = pieces.and_then(|(n, pieces)| Some((n, pieces, cut(n)?))) {
         // Sums first, then dx and the parameters' gradients of one piece of all runs after the other.
-        let each = match rounded::<E::Compute>(weight)? {
-            Some(weight) => weight,
-            None => gathered(std::iter::repeat_n(Real::from_f64(1.0), sides.count))?,
-        };
-        let inputs = [of_x, dy, Input::new(&Tensor::strided(&each, &x.shape, inner)?, &weights)];
-        let mut sums = [zeros(sides.statistics)?, zeros(sides.statistics)?];
-        let slots = sums.each_mut().map(|of| Slots::new(of));
-        let rule = |t: usize, sums: &[GradSums], _: &mut [GradInner<E::Compute>]| {
-            let [dys, dots] = slots;
-            dys.set(t, sums[0].dy);
-            dots.set(t, sums[0].dot);
-        };
-        let read = x.size() * (inputs[0].element_size() + inputs[1].element_size());
-        let activation = Activation::Identity;
-        let reduce = Reduction { grid, inputs, known: &known, activation, mask: None };
-        let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
-        Passes::backward_inner(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }))?;
-        let [dys, dots] = sums;
-        let inputs = [Input::new(x, &from), given.input(&along)];
+        let [dys, dots] = rows.sums(grid, inputs, &weights)?;
         let of = |values: &[f64]| gathered((0..pieces.rows).map(|t| values[t / n]));
         let coefficients = |t: usize, _| coefficients(t / n, GradSums { dy: dys[t / n], dot: dots[t / n] });
+        let inputs = [Input::new(x, &from), dy.input(&along)];
         let (runs, out) = (BackwardRuns { runs: n, fold: 1, weight }, Output::new(dx, &to));
         return runs.run(pieces, inputs, out, [&of(mean)?, &of(rstd)?], isa, coefficients);
     }
     // Before dx is written, which may be dy's memory.
-    let gradients =
-        if wanted { parameter_gradients(given, x, &sides, mean, rstd, isa)? } else { ParameterGradients::default() };
+    let gradients = if wanted { rows.parameter_gradients()? } else { ParameterGradients::default() };
     let bytes = x.size() * size_of::<E>();
-    let read = bytes + x.size() * dy.element_size();
+    let read = bytes + x.size() * inputs[1].element_size();
     let plan = plan(&Work { grid, parts: 1, samples: 1, read, written: bytes });
+    let known = |first: usize, cells: &mut [Affine<E::Compute>]| known_means(&mean[first..], cells);
     let activation = Activation::Identity;
     let Some(weight) = rounded::<E::Compute>(weight)? else {
-        let inputs = [of_x.clone(), dy.clone()];
         let reduce = Reduction { grid, inputs, known: &known, activation, mask: None };
         let rule = |t: usize, sums: &[GradSums], cells: &mut [GradAffine<E::Compute>]| {
             cells[0] = coefficients(t, sums[0]);
         };
-        let apply = Some(Application { grid, inputs: [of_x, dy], out, second: None, mask: None });
+        let apply = Some(Application { grid, inputs, out, second: None, mask: None });
         Passes::backward(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan)?;
         return Ok(gradients);
     };
-    let weight = Input::new(&Tensor::strided(&weight, &x.shape, inner)?, &weights);
-    let inputs = [of_x, dy, weight];
-    let reduce = Reduction { grid, inputs: inputs.clone(), known: &known, activation, mask: None };
+    let [x, dy] = inputs;
+    let inputs = [x, dy, Input::new(&Tensor::strided(&weight, &rows.x.shape, inner)?, &weights)];
+    let reduce = Reduction { grid, inputs, known: &known, activation, mask: None };
     let rule = |t: usize, sums: &[GradSums], cells: &mut [GradInner<E::Compute>]| {
         cells[0] = GradInner(coefficients(t, sums[0]));
     };
@@ -279,45 +257,85 @@ where
     Ok(gradients)
 }
 
-/// Σdy·x̂ and Σdy over the axes that are not normalized.
-fn parameter_gradients<E: Element>(
-    dy: &Operand,
-    x: &Tensor<E>,
-    sides: &Sides,
-    mean: &[f64],
-    rstd: &[f64],
-    isa: crate::simd::Isa,
-) -> Result<ParameterGradients>
+/// What all ways of the backward pass know.
+struct Rows<'a, E> {
+    x: &'a Tensor<'a, E>,
+    dy: &'a Operand<'a>,
+    sides: Sides,
+    mean: &'a [f64],
+    rstd: &'a [f64],
+    weight: Option<&'a [f64]>,
+    centred: bool,
+    isa: Isa,
+}
+
+impl<E: Element> Rows<'_, E>
 where
     E::Compute: Element,
 {
-    let mut gradients = ParameterGradients { weight: zeros(sides.count)?, bias: zeros(sides.count)? };
-    let outer = &sides.along_outer[..];
-    let (grid, [from, along, of]) = grid(&x.shape, &sides.inner, [&x.strides, &dy.strides, outer]);
-    // x̂ = (x − mean)·rstd + low, where low is what rounding the mean loses.
-    let maps = || mean.iter().zip(rstd).map(|(&mean, &rstd)| Affine::<E::Compute>::new(mean, rstd, 0.0));
-    let columns = [
-        gathered(maps().map(|map| map.mean))?,
-        gathered(maps().map(|map| map.scale))?,
-        gathered(maps().map(|map| map.shift))?,
-    ];
-    let [mean, rstd, low] = columns.each_ref().map(|values| Tensor::strided(values, &x.shape, outer));
-    let inputs = [
-        Input::new(x, &from),
-        dy.input(&along),
-        Input::new(&mean?, &of),
-        Input::new(&rstd?, &of),
-        Input::new(&low?, &of),
-    ];
-    let (dweight, dbias) = (Slots::new(&mut gradients.weight), Slots::new(&mut gradients.bias));
-    let rule = |j: usize, sums: &[GradSums], _: &mut [Scale<E::Compute>]| {
-        dweight.set(j, sums[0].dot);
-        dbias.set(j, sums[0].dy);
-    };
-    let activation = Activation::Identity;
-    let reduce = Reduction { grid, inputs, known: &unknown, activation, mask: None };
-    let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
-    let read = x.size() * size_of::<E>();
-    Passes::parameters(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read: 2 * read, written: 0 }))?;
-    Ok(gradients)
+    /// dx of statistic t, by its sums.
+    fn coefficients(&self, t: usize, sums: GradSums) -> GradAffine<E::Compute> {
+        let (mean, rstd, count) = (self.mean[t], self.rstd[t], self.sides.count as f64);
+        let sums = sums.about::<E::Compute>(mean);
+        let b = -rstd * rstd * sums.dot / count;
+        let c = if self.centred { -rstd * sums.dy / count } else { 0.0 };
+        GradAffine::new(mean, rstd, rstd, b, c)
+    }
+
+    /// Both sums of each statistic, and nothing else.
+    fn sums(&self, grid: Grid, [x, dy]: [Input<E::Compute>; 2], weights: &Walk) -> Result<[Vec<f64>; 2]> {
+        let each = match rounded::<E::Compute>(self.weight)? {
+            Some(weight) => weight,
+            None => gathered(std::iter::repeat_n(Real::from_f64(1.0), self.sides.count))?,
+        };
+        let weight = Tensor::strided(&each, &self.x.shape, &self.sides.along_inner)?;
+        let inputs = [x, dy, Input::new(&weight, weights)];
+        let mut sums = [zeros(self.sides.statistics)?, zeros(self.sides.statistics)?];
+        let slots = sums.each_mut().map(|of| Slots::new(of));
+        let rule = |t: usize, sums: &[GradSums], _: &mut [GradInner<E::Compute>]| {
+            let [dys, dots] = slots;
+            dys.set(t, sums[0].dy);
+            dots.set(t, sums[0].dot);
+        };
+        let known = |first: usize, cells: &mut [Affine<E::Compute>]| known_means(&self.mean[first..], cells);
+        let read = self.x.size() * (x.element_size() + dy.element_size());
+        let reduce = Reduction { grid, inputs, known: &known, activation: Activation::Identity, mask: None };
+        let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
+        Passes::backward_inner(&pass, self.isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }))?;
+        Ok(sums)
+    }
+
+    /// Σdy·x̂ and Σdy over the axes that are not normalized.
+    fn parameter_gradients(&self) -> Result<ParameterGradients> {
+        let Rows { x, dy, sides, mean, rstd, isa, .. } = self;
+        let mut gradients = ParameterGradients { weight: zeros(sides.count)?, bias: zeros(sides.count)? };
+        let outer = &sides.along_outer[..];
+        let (grid, [from, along, of]) = grid(&x.shape, &sides.inner, [&x.strides, &dy.strides, outer]);
+        // x̂ = (x − mean)·rstd + low, where low is what rounding the mean loses.
+        let maps = || mean.iter().zip(*rstd).map(|(&mean, &rstd)| Affine::<E::Compute>::new(mean, rstd, 0.0));
+        let columns = [
+            gathered(maps().map(|map| map.mean))?,
+            gathered(maps().map(|map| map.scale))?,
+            gathered(maps().map(|map| map.shift))?,
+        ];
+        let [mean, rstd, low] = columns.each_ref().map(|values| Tensor::strided(values, &x.shape, outer));
+        let inputs = [
+            Input::new(x, &from),
+            dy.input(&along),
+            Input::new(&mean?, &of),
+            Input::new(&rstd?, &of),
+            Input::new(&low?, &of),
+        ];
+        let (dweight, dbias) = (Slots::new(&mut gradients.weight), Slots::new(&mut gradients.bias));
+        let rule = |j: usize, sums: &[GradSums], _: &mut [Scale<E::Compute>]| {
+            dweight.set(j, sums[0].dot);
+            dbias.set(j, sums[0].dy);
+        };
+        let activation = Activation::Identity;
+        let reduce = Reduction { grid, inputs, known: &unknown, activation, mask: None };
+        let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
+        let read = x.size() * size_of::<E>();
+        Passes::parameters(&pass, *isa, &plan(&Work { grid, parts: 1, samples: 1, read: 2 * read, written: 0 }))?;
+        Ok(gradients)
+    }
 }

@@ -7,8 +7,9 @@ use crate::element::Source;
 use crate::error::{Error, Result, gathered, shape_text};
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, Fused, GradAffine, GradFused, Scale};
-use crate::kernels::reduce::{GradSums, MomentSums};
-use crate::layout::{Grid, Walk};
+use crate::kernels::gradients::GradSums;
+use crate::kernels::moments::MomentSums;
+use crate::layout::{Axes, Grid, Walk};
 use crate::moments::Moments;
 use crate::pass::{Application, Known, Pass, Passes, Reduction, Runs};
 use crate::plan::{Work, runs_parts};
@@ -20,8 +21,8 @@ use crate::view::{Input, Output};
 #[derive(Clone)]
 pub struct Operand<'a> {
     source: Source<'a>,
-    pub(super) shape: Vec<usize>,
-    pub(super) strides: Vec<isize>,
+    pub(super) shape: Axes<usize>,
+    pub(super) strides: Axes<isize>,
 }
 
 impl<'a, E: Element> From<&Tensor<'a, E>> for Operand<'a> {
@@ -31,7 +32,7 @@ impl<'a, E: Element> From<&Tensor<'a, E>> for Operand<'a> {
 }
 
 impl<'a> Operand<'a> {
-    pub(super) fn input<T: Passes>(&self, walk: &Walk) -> Input<'a, T> {
+    pub(super) fn input<T: Passes>(&self, walk: &'a Walk) -> Input<'a, T> {
         Input::of(self.source, walk)
     }
 }
@@ -91,7 +92,7 @@ impl<'a> Extras<'a> {
     }
 
     /// As operands of a grid.
-    pub(super) fn inputs<T: Passes>(&self, residual: &Walk, mask: &Walk) -> Beside<'a, T> {
+    pub(super) fn inputs<T: Passes>(&self, residual: &'a Walk, mask: &'a Walk) -> Beside<'a, T> {
         Beside {
             activation: self.activation,
             residual: self.residual.as_ref().map(|of| of.input(residual)),
@@ -147,7 +148,10 @@ impl<T: Passes> Forward<'_, T> {
         if activation == Activation::Identity && residual.is_none() {
             let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<T>]| {
                 let of = rule(t, m[0].moments());
-                cells.iter_mut().enumerate().for_each(|(i, cell)| *cell = of(i));
+                match cells {
+                    [cell] => *cell = of(0),
+                    cells => cells.iter_mut().enumerate().for_each(|(i, cell)| *cell = of(i)),
+                }
             };
             let apply = Some(Application { grid: cells_grid, inputs: [cells_x], out, second: None, mask });
             return T::forward(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan);
@@ -227,9 +231,8 @@ impl<T: Passes> Backward<'_, T> {
         let Beside { activation, residual, mask } = beside;
         // Without an activation no gradient asks for the residual itself.
         let residual = residual.filter(|_| activation != Activation::Identity);
-        let masked = mask.clone();
         if activation == Activation::Identity && second.is_none() {
-            let reduce = Reduction { grid, inputs: [x.clone(), dy.clone()], known, activation, mask: masked };
+            let reduce = Reduction { grid, inputs: [x, dy], known, activation, mask };
             if frozen {
                 let rule = |t: usize, sums: &[GradSums], cells: &mut [Scale<T>]| cells[0] = Scale(rule(t, sums)(0).a);
                 let apply = Some(Application { grid, inputs: [dy], out, second, mask });
@@ -238,7 +241,10 @@ impl<T: Passes> Backward<'_, T> {
             }
             let rule = |t: usize, sums: &[GradSums], cells: &mut [GradAffine<T>]| {
                 let of = rule(t, sums);
-                cells.iter_mut().enumerate().for_each(|(i, cell)| *cell = of(i));
+                match cells {
+                    [cell] => *cell = of(0),
+                    cells => cells.iter_mut().enumerate().for_each(|(i, cell)| *cell = of(i)),
+                }
             };
             let apply = Some(Application { grid, inputs: [x, dy], out, second, mask });
             return T::backward(&Pass { reduce, parts: cells, apply, cells, samples, rule: &rule }, isa, &plan);
@@ -254,18 +260,12 @@ impl<T: Passes> Backward<'_, T> {
         };
         match residual {
             None => {
-                let reduce = Reduction { grid, inputs: [x.clone(), dy.clone()], known, activation, mask: masked };
+                let reduce = Reduction { grid, inputs: [x, dy], known, activation, mask };
                 let apply = Some(Application { grid, inputs: [x, dy], out, second, mask });
                 T::backward_fused(&Pass { reduce, parts: cells, apply, cells, samples, rule: &fused }, isa, &plan)
             }
             Some(residual) => {
-                let reduce = Reduction {
-                    grid,
-                    inputs: [x.clone(), dy.clone(), residual.clone()],
-                    known,
-                    activation,
-                    mask: masked,
-                };
+                let reduce = Reduction { grid, inputs: [x, dy, residual], known, activation, mask };
                 let apply = Some(Application { grid, inputs: [x, dy, residual], out, second, mask });
                 T::backward_residual(&Pass { reduce, parts: cells, apply, cells, samples, rule: &fused }, isa, &plan)
             }

@@ -6,7 +6,7 @@ use crate::element::Element;
 use crate::error::{Error, Result, shape_text, zeros};
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::Affine;
-use crate::kernels::reduce::MomentSums;
+use crate::kernels::moments::MomentSums;
 use crate::layout::grid;
 use crate::parallel::Slots;
 use crate::pass::{Pass, Passes, Reduction};

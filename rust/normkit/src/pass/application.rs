@@ -173,7 +173,7 @@ impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: u
         let steps = self.application.steps::<E>();
         if grid.columns && !grid.in_lines() {
             let pattern = Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold };
-            expand(pattern, self.cells, &mut self.scratch.columns);
+            expand(pattern, self.cells, self.scratch.take(pattern.len()));
         }
         for chunk in self.chunks.clone().rev() {
             let (rows, columns) = if grid.lines { (w.clone(), 0..grid.len) } else { cut.chunk(grid, chunk) };
@@ -230,6 +230,7 @@ impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: u
                             let lines = mapped(tiles, |tile| tile.cut(grid.fold));
                             apply_lines(s, lines, &out.again().cut(grid.fold), cells, second, stream);
                         } else if grid.columns {
+                            debug_assert_eq!(out.len(), grid.repeat * piece.1.len() * grid.fold);
                             let along = scratch.take(out.len());
                             let mut of: [&[T]; J] = [&[]; J];
                             for (of, along) in of.iter_mut().zip(along) {
@@ -254,12 +255,9 @@ impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: u
 fn expand<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize>(
     pattern: Pattern,
     cells: &[C],
-    columns: &mut [Vec<T>],
+    columns: [&mut [T]; 7],
 ) {
-    for (j, column) in columns[..J].iter_mut().enumerate() {
-        if column.len() < pattern.len() {
-            column.resize(pattern.len(), T::ZERO);
-        }
+    for (j, column) in columns.into_iter().take(J).enumerate() {
         pattern.expand(column, |w| cells[w].coefficients()[j]);
     }
 }

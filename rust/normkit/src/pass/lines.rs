@@ -122,8 +122,9 @@ where
             // At the end what was taken last stays pending; without anything to take, nothing does.
             let Some(step) = step else { return };
             coefficients.resize(step.len() * cells, C::NONE);
-            for (i, t) in step.clone().enumerate() {
-                (pass.rule)(t, &totals[i * parts..(i + 1) * parts], &mut coefficients[i * cells..(i + 1) * cells]);
+            let of_cells = coefficients.chunks_exact_mut(*cells);
+            for ((t, totals), cells) in step.clone().zip(totals.chunks_exact(*parts)).zip(of_cells) {
+                (pass.rule)(t, totals, cells);
             }
             std::mem::swap(coefficients, waiting);
             if step.end == range.end {

@@ -122,15 +122,10 @@ where
         let across = per_sample.div_ceil(statistics);
         let parts = sample_parts(self.samples);
         let part = self.samples.div_ceil(parts);
-        let reduce_cut = Cut::new(&self.reduce.grid);
-        let apply_cut = self.apply.as_ref().map(|apply| Cut::new(&apply.grid));
-        let Reduction { grid, mask, .. } = &self.reduce;
-        let plain = mask.is_none() && !grid.lines && (grid.in_lines() || !grid.columns);
         let stream = self.apply.as_ref().is_some_and(|apply| apply.streams::<E>(plan));
-        let waits = C::WAITS && !stream && plain && self.apply.as_ref().is_some_and(Application::can_wait::<E>);
         let lines = C::WAITS && !stream && self.by_lines::<E>();
-        let needs = self.needs::<E>(statistics.min(per_sample), lines, waits);
         if lines {
+            let needs = self.needs_of_lines::<E>();
             let task = |task: usize, state: &mut State<T, E, A::Total, C>| {
                 let first = task % across * statistics;
                 let end = (first + statistics).min(per_sample);
@@ -151,6 +146,12 @@ where
                 |state| self.finish_lines(isa, state),
             );
         }
+        let reduce_cut = Cut::new(&self.reduce.grid);
+        let apply_cut = self.apply.as_ref().map(|apply| Cut::new(&apply.grid));
+        let Reduction { grid, mask, .. } = &self.reduce;
+        let plain = mask.is_none() && !grid.lines && (grid.in_lines() || !grid.columns);
+        let waits = C::WAITS && !stream && plain && self.apply.as_ref().is_some_and(Application::can_wait::<E>);
+        let needs = self.needs::<E>(statistics.min(per_sample), waits);
         let task = |task: usize, state: &mut State<T, E, A::Total, C>| {
             let first = task % across * statistics;
             let end = (first + statistics).min(per_sample);
@@ -176,9 +177,8 @@ where
                     share.reduce(room);
                 }
                 coefficients.resize(range.len() * self.cells, C::NONE);
-                for (i, t) in range.clone().enumerate() {
-                    let cells = &mut coefficients[i * self.cells..(i + 1) * self.cells];
-                    (self.rule)(t, &totals[i * self.parts..(i + 1) * self.parts], cells);
+                for (i, (t, totals)) in range.clone().zip(totals.chunks_exact(self.parts)).enumerate() {
+                    (self.rule)(t, totals, &mut coefficients[i * self.cells..(i + 1) * self.cells]);
                 }
                 let cells = range.start * self.cells..range.end * self.cells;
                 if waits {
@@ -203,18 +203,18 @@ where
     }
 
     /// What a thread needs that takes so many statistics at a time.
-    fn needs<E: Stored<T>>(&self, statistics: usize, lines: bool, waits: bool) -> Needs {
+    fn needs<E: Stored<T>>(&self, statistics: usize, waits: bool) -> Needs {
         let operands =
             self.reduce.needs::<E>().or(self.apply.as_ref().map_or(Needs::default(), Application::needs::<E>));
-        let each = if lines { self.step::<E>().min(self.statistics()) } else { statistics };
+        let (totals, coefficients) = (statistics * self.parts, statistics * self.cells);
+        Needs { totals, coefficients, waiting: if waits { coefficients } else { 0 }, ..operands }
+    }
+
+    /// The same where they are taken by lines, in place.
+    fn needs_of_lines<E: Stored<T>>(&self) -> Needs {
+        let each = self.step::<E>().min(self.statistics());
         let (totals, coefficients) = (each * self.parts, each * self.cells);
-        Needs {
-            cells: if lines { totals } else { operands.cells },
-            totals,
-            coefficients,
-            waiting: if lines || waits { coefficients } else { 0 },
-            ..operands
-        }
+        Needs { cells: totals, totals, coefficients, waiting: coefficients, ..Needs::default() }
     }
 
     /// Cells as what is pending.

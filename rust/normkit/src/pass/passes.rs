@@ -7,7 +7,7 @@ use super::weighted::WeightedLines;
 use super::{Application, OfAffine, OfFused, OfInner, OfParameters, Pass, Statistic, SumsOf};
 use crate::error::Result;
 use crate::kernels::apply::{Affine, Coefficients, Fused, GradAffine, GradFused, GradInner, Inner, Scale};
-use crate::kernels::reduce::MomentSums;
+use crate::kernels::moments::MomentSums;
 use crate::memory::Memory;
 use crate::plan::Plan;
 use crate::simd::{Isa, Real, Stored};

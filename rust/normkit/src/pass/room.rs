@@ -27,27 +27,30 @@ impl<T: Real, E, A, C> State<T, E, A, C> {
     /// With room for these, so that no task asks for memory.
     pub(super) fn new(needs: &Needs) -> Result<Self> {
         let Needs { cells, columns, inputs, mask, packed, outputs, totals, coefficients, waiting } = *needs;
-        let mut stages = Stages { mask: Aligned::new(mask)?, ..Stages::new() };
-        for (of, n) in stages.inputs.iter_mut().zip(inputs) {
-            *of = Aligned::new(n)?;
-        }
-        for (of, n) in stages.packed.iter_mut().zip(packed) {
-            *of = room(n)?;
-        }
-        let mut scratch = Scratch { known: room(cells)?, ..Scratch::new() };
-        for of in &mut scratch.columns {
-            *of = room(columns)?;
-        }
-        Ok(State {
-            scratch,
-            stages,
-            outputs: [Aligned::new(outputs[0])?, Aligned::new(outputs[1])?],
+        let mut state = State {
+            scratch: Scratch::new(),
+            stages: Stages::new(),
+            outputs: [const { Aligned::EMPTY }; 2],
             chunk: room(cells)?,
             totals: room(totals)?,
             coefficients: room(coefficients)?,
             pending: None,
             waiting: room(waiting)?,
-        })
+        };
+        // Small calls need little of this, and notice what they pay for the rest.
+        state.scratch.known = room(cells)?;
+        state.scratch.columns = room(Scratch::<T>::of(columns))?;
+        if mask > 0 {
+            state.stages.mask = Aligned::new(mask)?;
+        }
+        let blocks = state.stages.inputs.iter_mut().zip(inputs).chain(state.outputs.iter_mut().zip(outputs));
+        for (of, n) in blocks.filter(|&(_, n)| n > 0) {
+            *of = Aligned::new(n)?;
+        }
+        for (of, n) in state.stages.packed.iter_mut().zip(packed).filter(|&(_, n)| n > 0) {
+            *of = room(n)?;
+        }
+        Ok(state)
     }
 }
 

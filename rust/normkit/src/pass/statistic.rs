@@ -4,10 +4,10 @@ use crate::kernels::Pattern;
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::Affine;
 use crate::kernels::flow::{Flow, Normalized, Plain, Through, Weighted};
+use crate::kernels::gradients::{GradSums, gradient_columns, gradient_rows};
 use crate::kernels::lines::{gradient_lines, moments_lines};
-use crate::kernels::reduce::{
-    GradSums, MomentSums, Scratch, gradient_columns, gradient_rows, moments_columns, moments_rows,
-};
+use crate::kernels::moments::{MomentSums, moments_columns, moments_rows};
+use crate::kernels::reduce::Scratch;
 use crate::simd::{Behind, Lines, Real, Simd, Stored, Tile};
 
 /// What a reduction knows beforehand of its statistics from number t on.

@@ -9,7 +9,7 @@ use super::passes::Passes;
 use crate::error::{Result, room};
 use crate::kernels::apply::{Affine, apply_weights};
 use crate::kernels::lines::moments_lines;
-use crate::kernels::reduce::MomentSums;
+use crate::kernels::moments::MomentSums;
 use crate::layout::Grid;
 use crate::memory::Memory;
 use crate::moments::Moments;

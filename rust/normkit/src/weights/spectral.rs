@@ -8,7 +8,7 @@ use super::{check_len, check_shape, keep_dim, over};
 use crate::element::Element;
 use crate::error::{Error, Result, gathered};
 use crate::kernels::apply::{Affine, GradAffine};
-use crate::kernels::reduce::GradSums;
+use crate::kernels::gradients::GradSums;
 use crate::tensor::{Tensor, TensorMut, dense_strides};
 
 /// A singular value of a matrix, as far as it has been found, with its vectors.

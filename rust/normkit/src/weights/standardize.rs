@@ -5,7 +5,7 @@ use super::{check_len, check_shape, over};
 use crate::element::Element;
 use crate::error::{Error, Result, gathered, shape_text, zeros};
 use crate::kernels::apply::{Affine, GradAffine};
-use crate::kernels::reduce::GradSums;
+use crate::kernels::gradients::GradSums;
 use crate::layout::keep;
 use crate::norms::rstd;
 use crate::parallel::Slots;

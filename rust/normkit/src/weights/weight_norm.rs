@@ -5,7 +5,7 @@ use super::{check_len, check_shape, keep_dim, over};
 use crate::element::Element;
 use crate::error::{Result, gathered, zeros};
 use crate::kernels::apply::{Affine, GradAffine};
-use crate::kernels::reduce::GradSums;
+use crate::kernels::gradients::GradSums;
 use crate::parallel::Slots;
 use crate::tensor::{Tensor, TensorMut};
 
