@@ -150,6 +150,12 @@ impl Walk {
         self.start + offset(&self.kept, k) + offset(&self.rows, row)
     }
 
+    /// Whether all runs begin at multiples of so many elements.
+    pub(crate) fn begins_at_multiples(&self, n: usize) -> bool {
+        let multiple = |offset: isize| offset.unsigned_abs().is_multiple_of(n);
+        multiple(self.start) && self.kept.iter().chain(&self.rows).all(|&(_, stride)| multiple(stride))
+    }
+
     /// Whether the elements of a run follow each other.
     pub(crate) fn is_dense(&self) -> bool {
         matches!(self.run[..], [] | [(_, 1)])

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::element::{Element, Sink, Source};
 use crate::layout::{Walk, offset};
-use crate::simd::{Aligned, Base, BaseMut, Kernel, Real, Simd, Stored, Tile, TileMut};
+use crate::simd::{Aligned, Base, BaseMut, Kernel, LINE, Real, Simd, Stored, Tile, TileMut};
 use crate::tensor::{Tensor, TensorMut};
 
 /// An operand that is read.
@@ -226,6 +226,13 @@ impl<'a, T: Real> Output<'a, T> {
     /// Whether rows of `len` elements follow each other.
     pub(crate) fn adjoins(&self, len: usize) -> bool {
         self.straight == Some(len as isize)
+    }
+
+    /// Whether runs of so many elements begin and end where lines of the caches do.
+    pub(crate) fn on_lines<E: Stored<T>>(&self, len: usize) -> bool {
+        let line = LINE / size_of::<E>();
+        let begins = E::write(self.sink).is_some_and(|base| base.address().is_multiple_of(LINE));
+        begins && len.is_multiple_of(line) && self.walk.begins_at_multiples(line)
     }
 
     /// Whether its elements are these, and tiles are written where they are.

@@ -274,12 +274,14 @@ pub(super) struct Pending<'w, 'a, T, C, const K: usize> {
 
 impl<T: Real, const K: usize> Application<'_, T, K> {
     /// Whether cells may be pending, and gain by it: all memory is used in place, there is one output for each element,
-    /// and coefficients are the same along a run (measured: columns lose).
-    pub(super) fn can_wait<E: Stored<T>>(&self) -> bool {
+    /// and coefficients are the same along a run (measured: columns lose). To be stored past the caches, a little at a time,
+    /// runs must be whole lines of these.
+    pub(super) fn can_wait<E: Stored<T>>(&self, stream: bool) -> bool {
         const LONG: usize = 32;
-        let Grid { columns, len, .. } = self.grid;
+        let Grid { columns, len, fold, .. } = self.grid;
         let long = self.grid.in_lines() || !columns && len >= LONG;
-        long && self.is_direct::<E>() && self.second.is_none()
+        let whole = || self.out.on_lines::<E>(if columns { fold } else { len });
+        long && self.is_direct::<E>() && self.second.is_none() && (!stream || whole())
     }
 }
 

@@ -123,8 +123,7 @@ where
         let parts = sample_parts(self.samples);
         let part = self.samples.div_ceil(parts);
         let stream = self.apply.as_ref().is_some_and(|apply| apply.streams::<E>(plan));
-        let lines = C::WAITS && !stream && self.by_lines::<E>();
-        if lines {
+        if C::WAITS && self.by_lines::<E>(stream) {
             let needs = self.needs_of_lines::<E>();
             let task = |task: usize, state: &mut State<T, E, A::Total, C>| {
                 let first = task % across * statistics;
@@ -132,10 +131,10 @@ where
                 let samples = task / across * part..(task / across * part + part).min(self.samples);
                 if across == 1 {
                     // Of whole samples one line follows the other.
-                    return self.take_lines(isa, samples.start * per_sample..samples.end * per_sample, state);
+                    return self.take_lines(isa, samples.start * per_sample..samples.end * per_sample, stream, state);
                 }
                 for sample in samples {
-                    self.take_lines(isa, sample * per_sample + first..sample * per_sample + end, state);
+                    self.take_lines(isa, sample * per_sample + first..sample * per_sample + end, stream, state);
                 }
             };
             return run(
@@ -143,14 +142,15 @@ where
                 parts * across,
                 || State::new(&needs),
                 task,
-                |state| self.finish_lines(isa, state),
+                |state| self.finish_lines(isa, stream, state),
             );
         }
         let reduce_cut = Cut::new(&self.reduce.grid);
         let apply_cut = self.apply.as_ref().map(|apply| Cut::new(&apply.grid));
         let Reduction { grid, mask, .. } = &self.reduce;
         let plain = mask.is_none() && !grid.lines && (grid.in_lines() || !grid.columns);
-        let waits = C::WAITS && !stream && plain && self.apply.as_ref().is_some_and(Application::can_wait::<E>);
+        let waits =
+            C::WAITS && plan.behind && plain && self.apply.as_ref().is_some_and(|apply| apply.can_wait::<E>(stream));
         let needs = self.needs::<E>(statistics.min(per_sample), waits);
         let task = |task: usize, state: &mut State<T, E, A::Total, C>| {
             let first = task % across * statistics;
@@ -172,7 +172,7 @@ where
                     part: chunk,
                 };
                 if C::WAITS && waits {
-                    share.reduce_before(self.pending(pending_cells, waiting), room);
+                    share.reduce_before(self.pending(pending_cells, waiting), stream, room);
                 } else {
                     share.reduce(room);
                 }

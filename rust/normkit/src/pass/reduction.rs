@@ -49,9 +49,10 @@ impl<T: Real, A: Statistic<T, K>, const K: usize> Share<'_, '_, T, A, K> {
     pub(super) fn reduce_before<E: Memory<T>, C: Coefficients<T, L, J>, const L: usize, const J: usize>(
         self,
         pending: Option<Pending<T, C, L>>,
+        stream: bool,
         room: Room<T, E>,
     ) {
-        T::dispatch(room.isa, Before { share: self, pending, room });
+        T::dispatch(room.isa, Before { share: self, pending, stream, room });
     }
 
     #[inline(always)]
@@ -180,6 +181,7 @@ impl<T: Real, E: Memory<T>, A: Statistic<T, K>, const K: usize> Kernel<T> for Al
 struct Before<'w, 'a, T: Real, E, A: Statistic<T, K>, C, const K: usize, const L: usize, const J: usize> {
     share: Share<'w, 'a, T, A, K>,
     pending: Option<Pending<'w, 'a, T, C, L>>,
+    stream: bool,
     room: Room<'w, T, E>,
 }
 
@@ -193,9 +195,9 @@ where
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
-        let Before { share, pending, room: Room { scratch, stages, .. } } = self;
+        let Before { share, pending, stream, room: Room { scratch, stages, .. } } = self;
         let mut waiting = pending.map(Pending::waiting::<E>);
-        let mut follower = Follower::<_, E, _, Applied<C, J>, _, L>::new(s, || waiting.as_mut()?());
+        let mut follower = Follower::<_, E, _, Applied<C, J>, _, L>::new(s, stream, || waiting.as_mut()?());
         share.all::<E, S, false>(s, scratch, stages, &mut follower);
         follower.finish();
     }

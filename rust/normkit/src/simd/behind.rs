@@ -2,6 +2,7 @@
 #![allow(clippy::needless_range_loop, reason = "registers of several operands are indexed together")]
 
 use super::lines::map_run;
+use super::loops::load;
 use super::{Lines, LinesMut, Real, Simd, Stored, inlined, mapped};
 
 /// What is done while something else is reduced.
@@ -45,7 +46,7 @@ pub(crate) trait Each<T: Real, const K: usize> {
 
 /// Makes the outputs of some elements.
 /// # Safety
-/// As of [`map_run`].
+/// As of [`map_run`]; to `stream`, they are whole registers, on a multiple of their size.
 #[inline(always)]
 unsafe fn make<T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize>(
     s: S,
@@ -53,13 +54,23 @@ unsafe fn make<T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize>
     to: *mut E,
     len: usize,
     along: X::Along<S>,
+    stream: bool,
 ) {
     let f = inlined(
         #[inline(always)]
         |operands, along| X::output(s, operands, along),
     );
-    // SAFETY: the caller vouches for the memory.
-    unsafe { map_run(s, from, to, len, false, along, &f) };
+    if !stream {
+        // SAFETY: the caller vouches for the memory.
+        return unsafe { map_run(s, from, to, len, false, along, &f) };
+    }
+    let (mut i, zeros) = (0, [s.splat(T::ZERO); K]);
+    while i < len {
+        debug_assert!(i + S::N <= len && to.wrapping_add(i).addr().is_multiple_of(S::N * size_of::<E>()));
+        // SAFETY: as the caller vouches.
+        unsafe { E::stream(s, to.add(i), f(load(s, &from, i, S::N, &zeros), along)) };
+        i += S::N;
+    }
 }
 
 /// Runs that wait for their outputs, and parameters of each line.
@@ -72,6 +83,8 @@ pub(crate) struct Waiting<'t, E, P, const K: usize> {
 /// The outputs of one rectangle after the other, which `next` gives.
 pub(crate) struct Follower<'t, T: Real, E, S, X: Each<T, K>, N, const K: usize> {
     s: S,
+    /// Whether outputs are stored past the caches.
+    stream: bool,
     next: N,
     now: Option<Waiting<'t, E, X::Of, K>>,
     row: usize,
@@ -90,9 +103,10 @@ where
 {
     /// One that has not begun.
     #[inline(always)]
-    pub(crate) fn new(s: S, next: N) -> Self {
+    pub(crate) fn new(s: S, stream: bool, next: N) -> Self {
         let mut follower = Follower {
             s,
+            stream,
             next,
             now: None,
             row: 0,
@@ -114,6 +128,7 @@ where
         if let Some(Waiting { lines, out, of }) = &self.now {
             assert!(lines.iter().all(|of| of.is_like(out.shape())));
             assert!(of.len() == out.shape().lines() && out.shape().rows() > 0 && !of.is_empty());
+            assert!(!self.stream || out.shape().on_lines());
             self.begin();
         }
     }
@@ -150,8 +165,9 @@ where
         let Some(Waiting { of, .. }) = &self.now else { return };
         let (at, along) = (self.offset, X::along(self.s, of[self.line]));
         let from = mapped(self.from, |p| p.wrapping_add(at));
-        // SAFETY: so many are left of the run; lines and output are alike.
-        unsafe { make::<T, E, S, X, K>(self.s, from, self.to.wrapping_add(at), n, along) };
+        // SAFETY: so many are left of the run; lines and output are alike. What is streamed is whole lines of the caches, of
+        // which whole registers are taken at a time.
+        unsafe { make::<T, E, S, X, K>(self.s, from, self.to.wrapping_add(at), n, along, self.stream) };
         (self.offset, self.left) = (at + n, self.left - n);
         if self.left == 0 {
             self.turn();
@@ -163,6 +179,9 @@ where
     pub(crate) fn finish(mut self) {
         while self.now.is_some() {
             self.some(self.left);
+        }
+        if self.stream {
+            self.s.fence();
         }
     }
 }
@@ -179,7 +198,7 @@ where
         }
         let steps = if self.now.is_some() { (self.left / step).min(most) } else { 0 };
         let along = X::along(self.s, self.now.as_ref().map_or(X::NONE, |now| now.of[self.line]));
-        let (s, at) = (self.s, self.offset);
+        let (s, at, stream) = (self.s, self.offset, self.stream);
         let (from, to) = (mapped(self.from, |p| p.wrapping_add(at)), self.to.wrapping_add(at));
         self.offset += steps * step;
         self.left -= steps * step;
@@ -191,8 +210,8 @@ where
                     for u in 0..step / S::N {
                         let i = at + u * S::N;
                         let from = mapped(from, |p| p.wrapping_add(i));
-                        // SAFETY: within the segment, of which as much was left.
-                        unsafe { make::<T, E, S, X, K>(s, from, to.wrapping_add(i), S::N, along) };
+                        // SAFETY: within the segment, of which as much was left; as above.
+                        unsafe { make::<T, E, S, X, K>(s, from, to.wrapping_add(i), S::N, along, stream) };
                     }
                 }
             },
@@ -217,18 +236,21 @@ where
 pub(crate) struct Lockstep<'t, T: Real, E, S, X: Each<T, K>, const K: usize> {
     s: S,
     waiting: Option<Waiting<'t, E, X::Of, K>>,
+    /// Whether outputs are stored past the caches.
+    stream: bool,
     line: usize,
 }
 
 impl<'t, T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize> Lockstep<'t, T, E, S, X, K> {
     /// One that has not begun.
     #[inline(always)]
-    pub(crate) fn new(s: S, waiting: Option<Waiting<'t, E, X::Of, K>>) -> Self {
+    pub(crate) fn new(s: S, waiting: Option<Waiting<'t, E, X::Of, K>>, stream: bool) -> Self {
         if let Some(Waiting { lines, out, of }) = &waiting {
             assert!(lines.iter().all(|of| of.is_like(out.shape())));
             assert!(of.len() == out.shape().lines() && out.shape().rows() == 1);
+            assert!(!stream || out.shape().on_lines());
         }
-        Lockstep { s, waiting, line: 0 }
+        Lockstep { s, waiting, stream, line: 0 }
     }
 
     /// The next line; whether there was one.
@@ -243,8 +265,8 @@ impl<'t, T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize> Locks
             from[k] = lines[k].at(0, line);
         }
         let along = X::along(self.s, of[line]);
-        // SAFETY: lines and output are alike: each run has so many elements.
-        unsafe { make::<T, E, S, X, K>(self.s, from, out.at(0, line), out.shape().len(), along) };
+        // SAFETY: lines and output are alike: each run has so many elements, whole lines of the caches if they are streamed.
+        unsafe { make::<T, E, S, X, K>(self.s, from, out.at(0, line), out.shape().len(), along, self.stream) };
         self.line += 1;
         true
     }
@@ -253,6 +275,9 @@ impl<'t, T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize> Locks
     #[inline(always)]
     pub(crate) fn finish(mut self) {
         while self.next() {}
+        if self.stream {
+            self.s.fence();
+        }
     }
 }
 

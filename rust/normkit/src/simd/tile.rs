@@ -7,7 +7,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::{Real, Stored};
+use super::{LINE, Real, Stored};
 
 /// Where an array begins, to read.
 #[derive(Clone, Copy)]
@@ -217,6 +217,15 @@ impl<'a, T: Copy> Lines<'a, T> {
     pub(super) fn is_like<U: Copy>(self, other: Lines<U>) -> bool {
         let size = |Ruling { rows, lines, len, .. }: Ruling| (rows, lines, len);
         size(self.ruling) == size(other.ruling)
+    }
+
+    /// Whether each run is whole lines of the caches.
+    #[inline(always)]
+    pub(super) fn on_lines(self) -> bool {
+        let Ruling { rows, stride, lines, step, len } = self.ruling;
+        let whole = |n: usize| (n * size_of::<T>()).is_multiple_of(LINE);
+        let next = (rows == 1 || whole(stride.unsigned_abs())) && (lines == 1 || whole(step.unsigned_abs()));
+        self.p.addr().is_multiple_of(LINE) && whole(len) && next
     }
 
     /// Some of the lines.

@@ -301,6 +301,65 @@ fn check_streamed<E: Float>() {
     }
 }
 
+/// Outputs that are stored past the caches while other statistics are reduced, as they are where they begin on lines of the
+/// caches, against those that begin an element later, and those that are not stored so (odd numbers of threads).
+#[test]
+fn streamed_behind() {
+    check_behind::<f32>();
+    check_behind::<f64>();
+    check_behind::<f16>();
+    check_behind::<bf16>();
+}
+
+fn check_behind<E: Float>() {
+    const GUARD: f64 = -77.0;
+    // Lines among columns, long runs, lines; whole lines of the caches all of them.
+    for dims in [[3, 40, 256], [3, 6, 8192], [2, 8, 1024], [17, 4, 512]] {
+        let size = dims.iter().product::<usize>();
+        let draw = |seed| (0..size).map(|i| E::from_f64(normal(seed, i))).collect::<Vec<E>>();
+        let (x, dy) = (draw(5), draw(6));
+        let input = |data| normkit::Tensor::dense(data, &dims).expect("fits");
+        type Call<'a, E> = Box<dyn Fn(&mut normkit::TensorMut<E>) + 'a>;
+        let batch =
+            normkit::batch_norm(&input(&x), 1, None, None, 1e-5, &mut out_of(&mut x.clone(), &dims)).expect("valid");
+        let groups = dims[1] / 2;
+        let group = normkit::group_norm(&input(&x), 1, groups, None, None, 1e-5, &mut out_of(&mut x.clone(), &dims));
+        let group = group.expect("valid");
+        let calls: [Call<E>; 4] = [
+            Box::new(|y| drop(normkit::batch_norm(&input(&x), 1, None, None, 1e-5, y).expect("valid"))),
+            Box::new(|dx| {
+                let (mean, rstd) = (&batch.mean, &batch.rstd);
+                normkit::batch_norm_backward(&input(&dy), &input(&x), 1, mean, rstd, None, false, dx).expect("valid");
+            }),
+            Box::new(|y| drop(normkit::group_norm(&input(&x), 1, groups, None, None, 1e-5, y).expect("valid"))),
+            Box::new(|dx| {
+                let (mean, rstd) = (&group.mean, &group.rstd);
+                normkit::group_norm_backward(&input(&dy), &input(&x), 1, groups, mean, rstd, None, dx).expect("valid");
+            }),
+        ];
+        for (which, call) in calls.iter().enumerate() {
+            let mut first = None;
+            for (threads, isa) in configurations() {
+                let _lock = configure(threads, isa);
+                for lead in [0, 1] {
+                    let mut memory = vec![E::from_f64(GUARD); size + 128];
+                    let start = memory.as_ptr().align_offset(64) + lead;
+                    call(&mut out_of(&mut memory[start..start + size], &dims));
+                    let found = memory[start..start + size].iter().map(|y| y.bits()).collect::<Vec<_>>();
+                    let around = memory[..start].iter().chain(&memory[start + size..]);
+                    assert!(around.copied().all(|y| y.to_f64() == GUARD), "{dims:?}, call {which}");
+                    let same = *first.get_or_insert_with(|| found.clone()) == found;
+                    assert!(same, "{dims:?}, call {which}, {threads} threads on {}, {lead}", isa.name());
+                }
+            }
+        }
+    }
+}
+
+fn out_of<'a, E: Float>(data: &'a mut [E], dims: &[usize]) -> normkit::TensorMut<'a, E> {
+    normkit::TensorMut::dense(data, dims).expect("fits")
+}
+
 #[test]
 fn folding() {
     let shape = [256, 128, 3, 3]; // several tasks
