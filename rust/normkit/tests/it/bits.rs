@@ -313,8 +313,8 @@ fn streamed_behind() {
 
 fn check_behind<E: Float>() {
     const GUARD: f64 = -77.0;
-    // Lines among columns, long runs, lines; whole lines of the caches all of them.
-    for dims in [[3, 40, 256], [3, 6, 8192], [2, 8, 1024], [17, 4, 512]] {
+    // Lines among columns, long runs, lines; the first four are whole lines of the caches.
+    for dims in [[3, 40, 256], [3, 6, 8192], [2, 8, 1024], [17, 4, 512], [3, 32, 196], [2, 16, 4100]] {
         let size = dims.iter().product::<usize>();
         let draw = |seed| (0..size).map(|i| E::from_f64(normal(seed, i))).collect::<Vec<E>>();
         let (x, dy) = (draw(5), draw(6));

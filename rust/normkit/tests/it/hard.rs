@@ -47,6 +47,53 @@ fn variances_with_an_outlier() {
     }
 }
 
+/// Columns whose mean is first guessed from a few rows, which are far off the others: deviations are taken again then.
+#[test]
+fn rows_of_a_guess_far_off_cost_no_digits() {
+    let (channels, after) = (32, 49);
+    for isa in Isa::available() {
+        let _guard = configure(1, isa);
+        for rows in [128, 256] {
+            let row = |i: usize| i / (channels * after);
+            let value = |i: usize| if row(i).is_multiple_of(32) { 10.0 } else { normal(7, i) };
+            let shape = [rows, channels, after];
+            let x = Array::<f32>::new(&shape, &Layout::dense(3), value);
+            let found = normkit::moments(&x.tensor(), &[0, 2]).expect("valid");
+            let expected = reference::moments(&x.logical(), &shape, &[0, 2]);
+            for c in 0..channels {
+                let var = found.m2[c] / (rows * after) as f64;
+                let error = (var / expected.var[c] - 1.0).abs() / f64::from(f32::EPSILON);
+                assert!(error <= 4.0, "{rows} rows, channel {c}, {}: {error} ulp", isa.name());
+            }
+        }
+    }
+}
+
+/// Gradients whose sum leaves float32's range, though its products with x do not, in columns and lines.
+#[test]
+fn sums_beyond_the_range_of_float32() {
+    const LARGE: f64 = 3e38;
+    for isa in Isa::available() {
+        let _guard = configure(1, isa);
+        for shape in [[64, 32, 1], [16, 32, 49], [2, 32, 600]] {
+            let x = Array::<f32>::new(&shape, &Layout::dense(3), |i| 1e-20 * normal(7, i));
+            let dy = Array::<f32>::new(&shape, &Layout::dense(3), |_| LARGE);
+            let mut dx = vec![0.0f32; shape.iter().product()];
+            let mut out = TensorMut::dense(&mut dx, &shape).expect("fits");
+            let (mean, rstd) = (vec![0.0; shape[1]], vec![1.0; shape[1]]);
+            let found = normkit::batch_norm_backward(&dy.tensor(), &x.tensor(), 1, &mean, &rstd, None, true, &mut out);
+            let count = (shape[0] * shape[2]) as f64;
+            for sum in found.expect("valid").bias {
+                assert!(
+                    (sum / (count * f64::from(LARGE as f32)) - 1.0).abs() < 1e-12,
+                    "{shape:?}, {}: {sum}",
+                    isa.name()
+                );
+            }
+        }
+    }
+}
+
 /// A block of one row, far off the mean of the others: in float64, too, moments keep their last digits.
 #[test]
 fn a_last_row_far_off_costs_no_digits() {
