@@ -23,11 +23,11 @@ where
     A: Statistic<T, K>,
     C: Coefficients<T, L, J>,
 {
-    /// Whether both halves are short runs that are used in place, and outputs can be stored behind as they are to be.
-    pub(super) fn by_lines<E: Stored<T>>(&self, stream: bool) -> bool {
+    /// Whether both halves are short runs that are used in place.
+    pub(super) fn by_lines<E: Stored<T>>(&self) -> bool {
         let Pass { reduce, apply: Some(apply), .. } = self else { return false };
         let direct = reduce.inputs.iter().all(Input::is_direct::<E>) && reduce.mask.is_none();
-        reduce.grid.lines && apply.grid.lines && direct && apply.can_wait::<E>(stream)
+        reduce.grid.lines && apply.grid.lines && direct && apply.can_wait::<E>(false)
     }
 
     /// Statistics that are taken at a time.
@@ -36,19 +36,13 @@ where
     }
 
     /// Takes statistics. The last of them are pending then.
-    pub(super) fn take_lines<E: Memory<T>>(
-        &self,
-        isa: Isa,
-        range: Range<usize>,
-        stream: bool,
-        state: &mut State<T, E, A::Total, C>,
-    ) {
-        T::dispatch(isa, TakeLines { pass: self, range, stream, state });
+    pub(super) fn take_lines<E: Memory<T>>(&self, isa: Isa, range: Range<usize>, state: &mut State<T, E, A::Total, C>) {
+        T::dispatch(isa, TakeLines { pass: self, range, state });
     }
 
     /// Applies what is pending.
-    pub(super) fn finish_lines<E: Memory<T>>(&self, isa: Isa, stream: bool, state: &mut State<T, E, A::Total, C>) {
-        self.take_lines(isa, 0..0, stream, state);
+    pub(super) fn finish_lines<E: Memory<T>>(&self, isa: Isa, state: &mut State<T, E, A::Total, C>) {
+        self.take_lines(isa, 0..0, state);
     }
 
     /// What is reduced for these statistics.
@@ -80,7 +74,6 @@ where
 struct TakeLines<'w, 'a, T: Real, E, A: Statistic<T, K>, C, const K: usize, const L: usize, const J: usize> {
     pass: &'w Pass<'a, T, A, C, K, L, J>,
     range: Range<usize>,
-    stream: bool,
     state: &'w mut State<T, E, A::Total, C>,
 }
 
@@ -94,7 +87,7 @@ where
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
-        let TakeLines { pass, range, stream, state } = self;
+        let TakeLines { pass, range, state } = self;
         let State { scratch, totals, coefficients, pending, waiting, .. } = state;
         let Pass { reduce, parts, cells, .. } = pass;
         let each = pass.step::<E>();
@@ -115,7 +108,7 @@ where
                 None => earlier.take(),
             };
             let waits = waits.map(|(lines, out)| Waiting { lines, out, of: waiting });
-            let mut behind = Lockstep::<_, E, _, Applied<C, J>, L>::new(s, waits, stream);
+            let mut behind = Lockstep::<_, E, _, Applied<C, J>, L>::new(s, waits);
             if let Some(step) = &step {
                 let lines = of_step(step, *parts);
                 totals.clear();

@@ -123,7 +123,7 @@ where
         let parts = sample_parts(self.samples);
         let part = self.samples.div_ceil(parts);
         let stream = self.apply.as_ref().is_some_and(|apply| apply.streams::<E>(plan));
-        if C::WAITS && self.by_lines::<E>(stream) {
+        if C::WAITS && !stream && self.by_lines::<E>() {
             let needs = self.needs_of_lines::<E>();
             let task = |task: usize, state: &mut State<T, E, A::Total, C>| {
                 let first = task % across * statistics;
@@ -131,10 +131,10 @@ where
                 let samples = task / across * part..(task / across * part + part).min(self.samples);
                 if across == 1 {
                     // Of whole samples one line follows the other.
-                    return self.take_lines(isa, samples.start * per_sample..samples.end * per_sample, stream, state);
+                    return self.take_lines(isa, samples.start * per_sample..samples.end * per_sample, state);
                 }
                 for sample in samples {
-                    self.take_lines(isa, sample * per_sample + first..sample * per_sample + end, stream, state);
+                    self.take_lines(isa, sample * per_sample + first..sample * per_sample + end, state);
                 }
             };
             return run(
@@ -142,7 +142,7 @@ where
                 parts * across,
                 || State::new(&needs),
                 task,
-                |state| self.finish_lines(isa, stream, state),
+                |state| self.finish_lines(isa, state),
             );
         }
         let reduce_cut = Cut::new(&self.reduce.grid);

@@ -52,7 +52,11 @@ impl<T: Real, A: Statistic<T, K>, const K: usize> Share<'_, '_, T, A, K> {
         stream: bool,
         room: Room<T, E>,
     ) {
-        T::dispatch(room.isa, Before { share: self, pending, stream, room });
+        if stream {
+            T::dispatch(room.isa, Before::<T, E, A, C, K, L, J, true> { share: self, pending, room });
+        } else {
+            T::dispatch(room.isa, Before::<T, E, A, C, K, L, J, false> { share: self, pending, room });
+        }
     }
 
     #[inline(always)]
@@ -177,15 +181,26 @@ impl<T: Real, E: Memory<T>, A: Statistic<T, K>, const K: usize> Kernel<T> for Al
     }
 }
 
-/// The code of [`Share::reduce_before`].
-struct Before<'w, 'a, T: Real, E, A: Statistic<T, K>, C, const K: usize, const L: usize, const J: usize> {
+/// The code of [`Share::reduce_before`]; what is pending is stored past the caches to `STREAM`.
+struct Before<
+    'w,
+    'a,
+    T: Real,
+    E,
+    A: Statistic<T, K>,
+    C,
+    const K: usize,
+    const L: usize,
+    const J: usize,
+    const STREAM: bool,
+> {
     share: Share<'w, 'a, T, A, K>,
     pending: Option<Pending<'w, 'a, T, C, L>>,
-    stream: bool,
     room: Room<'w, T, E>,
 }
 
-impl<T, E, A, C, const K: usize, const L: usize, const J: usize> Kernel<T> for Before<'_, '_, T, E, A, C, K, L, J>
+impl<T, E, A, C, const K: usize, const L: usize, const J: usize, const STREAM: bool> Kernel<T>
+    for Before<'_, '_, T, E, A, C, K, L, J, STREAM>
 where
     T: Real,
     E: Memory<T>,
@@ -195,9 +210,9 @@ where
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
-        let Before { share, pending, stream, room: Room { scratch, stages, .. } } = self;
+        let Before { share, pending, room: Room { scratch, stages, .. } } = self;
         let mut waiting = pending.map(Pending::waiting::<E>);
-        let mut follower = Follower::<_, E, _, Applied<C, J>, _, L>::new(s, stream, || waiting.as_mut()?());
+        let mut follower = Follower::<_, E, _, Applied<C, J>, _, L, STREAM>::new(s, || waiting.as_mut()?());
         share.all::<E, S, false>(s, scratch, stages, &mut follower);
         follower.finish();
     }

@@ -46,21 +46,20 @@ pub(crate) trait Each<T: Real, const K: usize> {
 
 /// Makes the outputs of some elements.
 /// # Safety
-/// As of [`map_run`]; to `stream`, they are whole registers, on a multiple of their size.
+/// As of [`map_run`]; to `STREAM`, they are whole registers, on a multiple of their size.
 #[inline(always)]
-unsafe fn make<T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize>(
+unsafe fn make<T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize, const STREAM: bool>(
     s: S,
     from: [*const E; K],
     to: *mut E,
     len: usize,
     along: X::Along<S>,
-    stream: bool,
 ) {
     let f = inlined(
         #[inline(always)]
         |operands, along| X::output(s, operands, along),
     );
-    if !stream {
+    if !STREAM {
         // SAFETY: the caller vouches for the memory.
         return unsafe { map_run(s, from, to, len, false, along, &f) };
     }
@@ -80,11 +79,10 @@ pub(crate) struct Waiting<'t, E, P, const K: usize> {
     pub(crate) of: &'t [P],
 }
 
-/// The outputs of one rectangle after the other, which `next` gives.
-pub(crate) struct Follower<'t, T: Real, E, S, X: Each<T, K>, N, const K: usize> {
+/// The outputs of one rectangle after the other, which `next` gives; stored past the caches to `STREAM`. (A flag of each call, asked
+/// in the loops, costs up to a third of the time.)
+pub(crate) struct Follower<'t, T: Real, E, S, X: Each<T, K>, N, const K: usize, const STREAM: bool> {
     s: S,
-    /// Whether outputs are stored past the caches.
-    stream: bool,
     next: N,
     now: Option<Waiting<'t, E, X::Of, K>>,
     row: usize,
@@ -97,16 +95,16 @@ pub(crate) struct Follower<'t, T: Real, E, S, X: Each<T, K>, N, const K: usize> 
     left: usize,
 }
 
-impl<'t, T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, N, const K: usize> Follower<'t, T, E, S, X, N, K>
+impl<'t, T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, N, const K: usize, const STREAM: bool>
+    Follower<'t, T, E, S, X, N, K, STREAM>
 where
     N: FnMut() -> Option<Waiting<'t, E, X::Of, K>>,
 {
     /// One that has not begun.
     #[inline(always)]
-    pub(crate) fn new(s: S, stream: bool, next: N) -> Self {
+    pub(crate) fn new(s: S, next: N) -> Self {
         let mut follower = Follower {
             s,
-            stream,
             next,
             now: None,
             row: 0,
@@ -128,7 +126,7 @@ where
         if let Some(Waiting { lines, out, of }) = &self.now {
             assert!(lines.iter().all(|of| of.is_like(out.shape())));
             assert!(of.len() == out.shape().lines() && out.shape().rows() > 0 && !of.is_empty());
-            assert!(!self.stream || out.shape().on_lines());
+            assert!(!STREAM || out.shape().on_lines());
             self.begin();
         }
     }
@@ -167,7 +165,7 @@ where
         let from = mapped(self.from, |p| p.wrapping_add(at));
         // SAFETY: so many are left of the run; lines and output are alike. What is streamed is whole lines of the caches, of
         // which whole registers are taken at a time.
-        unsafe { make::<T, E, S, X, K>(self.s, from, self.to.wrapping_add(at), n, along, self.stream) };
+        unsafe { make::<T, E, S, X, K, STREAM>(self.s, from, self.to.wrapping_add(at), n, along) };
         (self.offset, self.left) = (at + n, self.left - n);
         if self.left == 0 {
             self.turn();
@@ -180,13 +178,14 @@ where
         while self.now.is_some() {
             self.some(self.left);
         }
-        if self.stream {
+        if STREAM {
             self.s.fence();
         }
     }
 }
 
-impl<'t, T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, N, const K: usize> Behind for Follower<'t, T, E, S, X, N, K>
+impl<'t, T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, N, const K: usize, const STREAM: bool> Behind
+    for Follower<'t, T, E, S, X, N, K, STREAM>
 where
     N: FnMut() -> Option<Waiting<'t, E, X::Of, K>>,
 {
@@ -198,7 +197,7 @@ where
         }
         let steps = if self.now.is_some() { (self.left / step).min(most) } else { 0 };
         let along = X::along(self.s, self.now.as_ref().map_or(X::NONE, |now| now.of[self.line]));
-        let (s, at, stream) = (self.s, self.offset, self.stream);
+        let (s, at) = (self.s, self.offset);
         let (from, to) = (mapped(self.from, |p| p.wrapping_add(at)), self.to.wrapping_add(at));
         self.offset += steps * step;
         self.left -= steps * step;
@@ -211,7 +210,7 @@ where
                         let i = at + u * S::N;
                         let from = mapped(from, |p| p.wrapping_add(i));
                         // SAFETY: within the segment, of which as much was left; as above.
-                        unsafe { make::<T, E, S, X, K>(s, from, to.wrapping_add(i), S::N, along, stream) };
+                        unsafe { make::<T, E, S, X, K, STREAM>(s, from, to.wrapping_add(i), S::N, along) };
                     }
                 }
             },
@@ -236,21 +235,18 @@ where
 pub(crate) struct Lockstep<'t, T: Real, E, S, X: Each<T, K>, const K: usize> {
     s: S,
     waiting: Option<Waiting<'t, E, X::Of, K>>,
-    /// Whether outputs are stored past the caches.
-    stream: bool,
     line: usize,
 }
 
 impl<'t, T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize> Lockstep<'t, T, E, S, X, K> {
     /// One that has not begun.
     #[inline(always)]
-    pub(crate) fn new(s: S, waiting: Option<Waiting<'t, E, X::Of, K>>, stream: bool) -> Self {
+    pub(crate) fn new(s: S, waiting: Option<Waiting<'t, E, X::Of, K>>) -> Self {
         if let Some(Waiting { lines, out, of }) = &waiting {
             assert!(lines.iter().all(|of| of.is_like(out.shape())));
             assert!(of.len() == out.shape().lines() && out.shape().rows() == 1);
-            assert!(!stream || out.shape().on_lines());
         }
-        Lockstep { s, waiting, stream, line: 0 }
+        Lockstep { s, waiting, line: 0 }
     }
 
     /// The next line; whether there was one.
@@ -265,8 +261,8 @@ impl<'t, T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize> Locks
             from[k] = lines[k].at(0, line);
         }
         let along = X::along(self.s, of[line]);
-        // SAFETY: lines and output are alike: each run has so many elements, whole lines of the caches if they are streamed.
-        unsafe { make::<T, E, S, X, K>(self.s, from, out.at(0, line), out.shape().len(), along, self.stream) };
+        // SAFETY: lines and output are alike: each run has so many elements.
+        unsafe { make::<T, E, S, X, K, false>(self.s, from, out.at(0, line), out.shape().len(), along) };
         self.line += 1;
         true
     }
@@ -275,9 +271,6 @@ impl<'t, T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize> Locks
     #[inline(always)]
     pub(crate) fn finish(mut self) {
         while self.next() {}
-        if self.stream {
-            self.s.fence();
-        }
     }
 }
 
