@@ -325,6 +325,9 @@ def test_a_failed_backward_changes_no_gradient(make):
         for accumulate in (False, True):
             with pytest.raises((ValueError, TypeError), match="`dy`"):
                 layer.backward(bad, accumulate=accumulate)
+    for bad in (1, "no", None, np.ones(2, bool)):
+        with pytest.raises(TypeError, match="`accumulate` must be True or False"):
+            layer.backward(dy, accumulate=bad)
     for name, g in grads.items():
         assert checks.same_bits(layer.grads[name], g)
 
