@@ -150,10 +150,11 @@ impl Walk {
         self.start + offset(&self.kept, k) + offset(&self.rows, row)
     }
 
-    /// Whether all runs begin at multiples of so many elements.
-    pub(crate) fn begins_at_multiples(&self, n: usize) -> bool {
+    /// Whether each run of so many begins at a multiple of `n` elements.
+    pub(crate) fn begins_at_multiples(&self, runs: usize, n: usize) -> bool {
         let multiple = |offset: isize| offset.unsigned_abs().is_multiple_of(n);
-        multiple(self.start) && self.kept.iter().chain(&self.rows).all(|&(_, stride)| multiple(stride))
+        let rows = self.rows.iter().all(|&(_, stride)| multiple(runs as isize * stride));
+        multiple(self.start) && self.kept.iter().all(|&(_, stride)| multiple(stride)) && rows
     }
 
     /// Whether the elements of a run follow each other.

@@ -246,12 +246,16 @@ impl Plan {
         };
         let stretch = if lines { (STRETCH / (grid.fold * work.parts)).min(room / each) } else { 0 };
         let fit = fit.max(stretch).min(fair).max(1);
-        let statistics = if grid.columns {
-            let tile = (tile_statistics(grid) / work.parts).max(1);
-            (fit / tile * tile).max(tile)
+        // As many as make whole lines of the caches, where runs are short.
+        let whole = 16 / gcd(16, work.parts * if grid.columns { grid.fold } else { grid.len });
+        let unit = if grid.in_lines() && fit >= whole {
+            whole
+        } else if grid.columns {
+            (tile_statistics(grid) / work.parts).max(1)
         } else {
-            fit
+            1
         };
+        let statistics = (fit / unit * unit).max(unit);
         let statistics = statistics.min(per_sample);
         let tasks = sample_parts(work.samples) * per_sample.div_ceil(statistics);
         // Rows that leave the cache cost the same either way; narrow columns far apart cost more.

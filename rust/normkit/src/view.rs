@@ -228,11 +228,11 @@ impl<'a, T: Real> Output<'a, T> {
         self.straight == Some(len as isize)
     }
 
-    /// Whether runs of so many elements begin and end where lines of the caches do.
-    pub(crate) fn on_lines<E: Stored<T>>(&self, len: usize) -> bool {
+    /// Whether so many runs of so many elements begin and end where lines of the caches do.
+    pub(crate) fn on_lines<E: Stored<T>>(&self, rows: usize, len: usize) -> bool {
         let line = LINE / size_of::<E>();
         let begins = E::write(self.sink).is_some_and(|base| base.address().is_multiple_of(LINE));
-        begins && len.is_multiple_of(line) && self.walk.begins_at_multiples(line)
+        begins && (rows * len).is_multiple_of(line) && self.walk.begins_at_multiples(rows, line)
     }
 
     /// Whether its elements are these, and tiles are written where they are.

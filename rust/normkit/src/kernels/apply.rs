@@ -114,6 +114,14 @@ impl<T: Real, C: Coefficients<T, K, J>, const K: usize, const J: usize> Each<T, 
         splat(s, cell)
     }
     #[inline(always)]
+    fn between<S: Simd<T>>(s: S, n: usize, one: [S::V; J], other: [S::V; J]) -> [S::V; J] {
+        let mut both = one;
+        for j in 0..J {
+            both[j] = s.first(n, one[j], other[j]);
+        }
+        both
+    }
+    #[inline(always)]
     fn output<S: Simd<T>>(s: S, operands: [S::V; K], along: [S::V; J]) -> S::V {
         C::NONE.of(s, operands, along)
     }

@@ -12,7 +12,7 @@ use crate::layout::Grid;
 use crate::memory::Memory;
 use crate::parallel::run;
 use crate::plan::{Cut, Plan, Steps, split_statistics, tile_statistics};
-use crate::simd::{Aligned, Isa, Kernel, LINE, Real, Simd, Stored, Tile, Waiting, mapped, streams_alone};
+use crate::simd::{Aligned, Isa, Kernel, LINE, Real, Simd, Stored, Tile, Waiting, inlined_next, mapped, streams_alone};
 use crate::view::{Input, Output};
 
 /// Operands to apply coefficients to.
@@ -274,14 +274,30 @@ pub(super) struct Pending<'w, 'a, T, C, const K: usize> {
 
 impl<T: Real, const K: usize> Application<'_, T, K> {
     /// Whether cells may be pending, and gain by it: all memory is used in place, there is one output for each element,
-    /// and coefficients are the same along a run (measured: columns lose). To be stored past the caches, a little at a time,
-    /// runs must be whole lines of these.
-    pub(super) fn can_wait<E: Stored<T>>(&self, stream: bool) -> bool {
+    /// and coefficients are the same along a run (measured: columns lose). `stream`: where they are stored past the caches, how
+    /// many are taken at a time, and those of a sample.
+    pub(super) fn can_wait<E: Stored<T>>(&self, stream: Option<[usize; 2]>) -> bool {
         const LONG: usize = 32;
-        let Grid { columns, len, fold, .. } = self.grid;
+        let Grid { columns, len, .. } = self.grid;
         let long = self.grid.in_lines() || !columns && len >= LONG;
-        let whole = || self.out.on_lines::<E>(if columns { fold } else { len });
-        long && self.is_direct::<E>() && self.second.is_none() && (!stream || whole())
+        let whole = stream.is_none_or(|cells| self.on_lines::<E>(cells));
+        long && self.is_direct::<E>() && self.second.is_none() && whole
+    }
+
+    /// Whether runs are whole lines of the caches, as what is stored past these a little at a time has to be; or so many
+    /// that adjoin are.
+    fn on_lines<E: Stored<T>>(&self, cells: [usize; 2]) -> bool {
+        let Grid { columns, lines, len, fold, .. } = self.grid;
+        let (run, line) = (if columns { fold } else { len }, LINE / size_of::<E>());
+        let adjoin = |n: usize| {
+            if lines {
+                let adjoin = self.out.adjoins(len) && self.inputs.iter().all(|of| of.adjoins(len));
+                adjoin && self.out.on_lines::<E>(n, len)
+            } else {
+                columns && (n * fold).is_multiple_of(line) && self.out.on_lines::<E>(1, len)
+            }
+        };
+        self.out.on_lines::<E>(1, run) || run >= line && cells.into_iter().all(adjoin)
     }
 }
 
@@ -309,21 +325,24 @@ impl<'w, 'a, T: Real, C, const K: usize> Pending<'w, 'a, T, C, K> {
             1
         };
         let mut pieces = pieces(grid, each, range.clone());
-        move || {
-            let (k, w) = pieces.next()?;
-            let at = k * grid.width + w.start - range.start;
-            let of = &coefficients[at..at + w.len()];
-            let run = columns_of(grid, &w);
-            let rows = if grid.lines { w } else { 0..grid.rows };
-            let tiles = inputs.each_ref().map(|input| input.direct(k, &rows, &run).expect(DIRECT));
-            // SAFETY: as the caller of `new` vouched.
-            let out = unsafe { out.tile(k, &rows, &run) }.expect(DIRECT);
-            let len = if grid.columns { grid.fold } else { grid.len };
-            Some(if grid.lines {
-                Waiting { lines: mapped(tiles, Tile::rows_as_lines), out: out.rows_as_lines(), of }
-            } else {
-                Waiting { lines: mapped(tiles, |tile| tile.cut(len)), out: out.cut(len), of }
-            })
-        }
+        inlined_next(
+            #[inline(always)]
+            move || {
+                let (k, w) = pieces.next()?;
+                let at = k * grid.width + w.start - range.start;
+                let of = &coefficients[at..at + w.len()];
+                let run = columns_of(grid, &w);
+                let rows = if grid.lines { w } else { 0..grid.rows };
+                let tiles = inputs.each_ref().map(|input| input.direct(k, &rows, &run).expect(DIRECT));
+                // SAFETY: as the caller of `new` vouched.
+                let out = unsafe { out.tile(k, &rows, &run) }.expect(DIRECT);
+                let len = if grid.columns { grid.fold } else { grid.len };
+                Some(if grid.lines {
+                    Waiting { lines: mapped(tiles, Tile::rows_as_lines), out: out.rows_as_lines(), of }
+                } else {
+                    Waiting { lines: mapped(tiles, |tile| tile.cut(len)), out: out.cut(len), of }
+                })
+            },
+        )
     }
 }

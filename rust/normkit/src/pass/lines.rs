@@ -27,7 +27,7 @@ where
     pub(super) fn by_lines<E: Stored<T>>(&self) -> bool {
         let Pass { reduce, apply: Some(apply), .. } = self else { return false };
         let direct = reduce.inputs.iter().all(Input::is_direct::<E>) && reduce.mask.is_none();
-        reduce.grid.lines && apply.grid.lines && direct && apply.can_wait::<E>(false)
+        reduce.grid.lines && apply.grid.lines && direct && apply.can_wait::<E>(None)
     }
 
     /// Statistics that are taken at a time.

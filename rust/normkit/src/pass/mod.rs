@@ -148,9 +148,11 @@ where
         let reduce_cut = Cut::new(&self.reduce.grid);
         let apply_cut = self.apply.as_ref().map(|apply| Cut::new(&apply.grid));
         let Reduction { grid, mask, .. } = &self.reduce;
-        let plain = mask.is_none() && !grid.lines && (grid.in_lines() || !grid.columns);
-        let waits =
-            C::WAITS && plan.behind && plain && self.apply.as_ref().is_some_and(|apply| apply.can_wait::<E>(stream));
+        // (Short runs by themselves are here where they are stored past the caches; measured: of two operands they lose.)
+        let plain = mask.is_none() && (grid.in_lines() || !grid.columns) && (!grid.lines || stream && K == 1);
+        let together = stream.then_some([statistics * self.cells, per_sample * self.cells]);
+        let can_wait = || self.apply.as_ref().is_some_and(|apply| apply.can_wait::<E>(together));
+        let waits = C::WAITS && plan.behind && plain && can_wait();
         let needs = self.needs::<E>(statistics.min(per_sample), waits);
         let task = |task: usize, state: &mut State<T, E, A::Total, C>| {
             let first = task % across * statistics;

@@ -118,7 +118,7 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
         cells.resize(w.len(), Affine::EMPTY);
         known(k * grid.width + w.start, &mut cells);
         let (rows, columns) = cut.chunk(grid, chunk);
-        debug_assert!(ALONE || mask.is_none() && !grid.lines && (grid.in_lines() || !grid.columns));
+        debug_assert!(ALONE || mask.is_none() && (grid.in_lines() || !grid.columns));
         if let Some(mask) = mask.as_ref().filter(|_| ALONE && grid.lines) {
             let tiles = tiles::<_, E, _, K>(s, inputs, 0, &w, &columns, stages);
             let mask = mask.tile(s, 0, &w, &columns, stage);
@@ -212,7 +212,11 @@ where
     fn eval<S: Simd<T>>(self, s: S) {
         let Before { share, pending, room: Room { scratch, stages, .. } } = self;
         let mut waiting = pending.map(Pending::waiting::<E>);
-        let mut follower = Follower::<_, E, _, Applied<C, J>, _, L, STREAM>::new(s, || waiting.as_mut()?());
+        let mut follower = Follower::<_, E, _, Applied<C, J>, _, L, STREAM>::new(
+            s,
+            #[inline(always)]
+            || waiting.as_mut()?(),
+        );
         share.all::<E, S, false>(s, scratch, stages, &mut follower);
         follower.finish();
     }

@@ -34,7 +34,7 @@ use crate::element::{Sink, Source};
 
 pub(crate) use aligned::Aligned;
 pub use behind::Behind;
-pub(crate) use behind::{Each, Follower, Lockstep, Waiting};
+pub(crate) use behind::{Each, Follower, Lockstep, Waiting, inlined_next};
 pub use halves::Halves;
 pub(crate) use halves::{Half, narrow, widen};
 pub use isa::Isa;

@@ -219,13 +219,14 @@ impl<'a, T: Copy> Lines<'a, T> {
         size(self.ruling) == size(other.ruling)
     }
 
-    /// Whether each run is whole lines of the caches.
+    /// Whether each run is whole lines of the caches, or all of a row are, which adjoin then.
     #[inline(always)]
     pub(super) fn on_lines(self) -> bool {
         let Ruling { rows, stride, lines, step, len } = self.ruling;
         let whole = |n: usize| (n * size_of::<T>()).is_multiple_of(LINE);
-        let next = (rows == 1 || whole(stride.unsigned_abs())) && (lines == 1 || whole(step.unsigned_abs()));
-        self.p.addr().is_multiple_of(LINE) && whole(len) && next
+        let each = whole(len) && (lines == 1 || whole(step.unsigned_abs()));
+        let together = step == len as isize && whole(lines * len);
+        self.p.addr().is_multiple_of(LINE) && (rows == 1 || whole(stride.unsigned_abs())) && (each || together)
     }
 
     /// Some of the lines.

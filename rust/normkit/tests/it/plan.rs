@@ -171,7 +171,9 @@ fn stretches() {
     // Streamed: ten rows of 784 make 8192 elements, two of 3136; of 64 samples there is room for nine of 841.
     assert_eq!([28, 56].map(|side| statistics(Stores::Early, [32, 512, side * side])), [10, 2]);
     assert_eq!(statistics(Stores::Early, [64, 128, 29 * 29]), 9);
-    // Not streamed: whole lines of the caches, four of 196.
+    // Whole lines of the caches, sixteen of 225…
+    assert_eq!(statistics(Stores::Early, [64, 896, 15 * 15]), 32);
+    // …or, not streamed, four of 196.
     assert_eq!(statistics(Stores::Early, [32, 256, 14 * 14]), 20);
     assert_eq!(statistics(Stores::Late, [32, 512, 28 * 28]), 1);
     assert_eq!(statistics(Stores::Late, [32, 256, 14 * 14]), 4);
