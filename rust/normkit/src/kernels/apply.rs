@@ -289,6 +289,23 @@ impl<T: Real, const K: usize> Coefficients<T, K, 3> for Fused<T> {
     }
 }
 
+/// [`Fused`] with the activation that most networks have, whose code is short: cells may wait while others are reduced.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Rectified<T>(pub(crate) Affine<T>);
+
+impl<T: Real, const K: usize> Coefficients<T, K, 3> for Rectified<T> {
+    const WAITS: bool = true;
+    const NONE: Self = Rectified(Affine::EMPTY);
+    #[inline(always)]
+    fn coefficients(self) -> [T; 3] {
+        Coefficients::<T, 1, 3>::coefficients(self.0)
+    }
+    #[inline(always)]
+    fn of<S: Simd<T>>(self, s: S, operands: [S::V; K], coefficients: [S::V; 3]) -> S::V {
+        Fused { cell: self.0, activation: Activation::Relu }.of(s, operands, coefficients)
+    }
+}
+
 /// The affine map, then weight and bias that vary inside the cell (the second and third operand).
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Inner<T>(pub(crate) Affine<T>);

@@ -6,13 +6,13 @@ use crate::Element;
 use crate::element::Source;
 use crate::error::{Error, Result, gathered, shape_text};
 use crate::kernels::activation::Activation;
-use crate::kernels::apply::{Affine, Fused, GradAffine, GradFused, Scale};
+use crate::kernels::apply::{Affine, Coefficients, Fused, GradAffine, GradFused, Rectified, Scale};
 use crate::kernels::gradients::GradSums;
 use crate::kernels::moments::MomentSums;
 use crate::layout::{Axes, Grid, Walk};
 use crate::moments::Moments;
 use crate::pass::{Application, Known, Pass, Passes, Reduction, Runs};
-use crate::plan::{Work, runs_parts};
+use crate::plan::{Plan, Work, runs_parts};
 use crate::simd::{Isa, Real};
 use crate::tensor::Tensor;
 use crate::view::{Input, Output};
@@ -140,37 +140,39 @@ impl<T: Passes> Forward<'_, T> {
         isa: Isa,
         rule: impl Fn(usize, Moments) -> F + Sync,
     ) -> Result<()> {
-        let Forward { grid, x, mask, cells_grid, cells_x, beside, out, cells, samples } = self;
+        let Beside { activation, residual, .. } = self.beside;
+        let x = self.cells_x;
+        match (activation, residual) {
+            (Activation::Identity, None) => self.pass(isa, rule, [x], |cell| cell, T::forward),
+            (Activation::Relu, None) => self.pass(isa, rule, [x], Rectified, T::forward_relu),
+            (Activation::Relu, Some(of)) => self.pass(isa, rule, [x, of], Rectified, T::forward_residual_relu),
+            (_, None) => self.pass(isa, rule, [x], |cell| Fused { cell, activation }, T::forward_fused),
+            (_, Some(of)) => self.pass(isa, rule, [x, of], |cell| Fused { cell, activation }, T::forward_residual),
+        }
+    }
+
+    /// The same, with what `make` makes of the maps applied to `inputs`.
+    fn pass<C: Coefficients<T, L, 3>, F: Fn(usize) -> Affine<T>, const L: usize>(
+        self,
+        isa: Isa,
+        rule: impl Fn(usize, Moments) -> F + Sync,
+        inputs: [Input<T>; L],
+        make: impl Fn(Affine<T>) -> C + Sync,
+        run: impl FnOnce(&Pass<T, MomentSums, C, 1, L, 3>, Isa, &Plan) -> Result<()>,
+    ) -> Result<()> {
+        let Forward { grid, x, mask, cells_grid, cells_x: _, beside, out, cells, samples } = self;
         let bytes = grid.statistics() * grid.count() * x.element_size();
         let plan = plan(&Work { grid, parts: 1, samples, read: bytes, written: bytes });
         let reduce = Reduction { grid, inputs: [x], known: &unknown, activation: Activation::Identity, mask };
-        let Beside { activation, residual, mask } = beside;
-        if activation == Activation::Identity && residual.is_none() {
-            let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<T>]| {
-                let of = rule(t, m[0].moments());
-                match cells {
-                    [cell] => *cell = of(0),
-                    cells => cells.iter_mut().enumerate().for_each(|(i, cell)| *cell = of(i)),
-                }
-            };
-            let apply = Some(Application { grid: cells_grid, inputs: [cells_x], out, second: None, mask });
-            return T::forward(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan);
-        }
-        let rule = |t: usize, m: &[MomentSums], cells: &mut [Fused<T>]| {
+        let rule = |t: usize, m: &[MomentSums], cells: &mut [C]| {
             let of = rule(t, m[0].moments());
-            cells.iter_mut().enumerate().for_each(|(i, cell)| *cell = Fused { cell: of(i), activation });
+            match cells {
+                [cell] => *cell = make(of(0)),
+                cells => cells.iter_mut().enumerate().for_each(|(i, cell)| *cell = make(of(i))),
+            }
         };
-        match residual {
-            None => {
-                let apply = Some(Application { grid: cells_grid, inputs: [cells_x], out, second: None, mask });
-                T::forward_fused(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan)
-            }
-            Some(residual) => {
-                let inputs = [cells_x, residual];
-                let apply = Some(Application { grid: cells_grid, inputs, out, second: None, mask });
-                T::forward_residual(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan)
-            }
-        }
+        let apply = Some(Application { grid: cells_grid, inputs, out, second: None, mask: beside.mask });
+        run(&Pass { reduce, parts: 1, apply, cells, samples, rule: &rule }, isa, &plan)
     }
 }
 

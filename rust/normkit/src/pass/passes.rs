@@ -6,7 +6,7 @@ use super::runs::Runs;
 use super::weighted::WeightedLines;
 use super::{Application, OfAffine, OfFused, OfInner, OfParameters, Pass, Statistic, SumsOf};
 use crate::error::Result;
-use crate::kernels::apply::{Affine, Coefficients, Fused, GradAffine, GradFused, GradInner, Inner, Scale};
+use crate::kernels::apply::{Affine, Coefficients, Fused, GradAffine, GradFused, GradInner, Inner, Rectified, Scale};
 use crate::kernels::moments::MomentSums;
 use crate::memory::Memory;
 use crate::plan::Plan;
@@ -130,8 +130,10 @@ passes! {
     backward: Backward<Self, OfAffine, GradAffine<Self>, 2, 2, 5>, "dx of x and dy.";
     }
     passes {
-    forward_fused: Forward<Self, Fused<Self>, 1>, "y of x, with an activation.";
-    forward_residual: Forward<Self, Fused<Self>, 2>, "y of x and a residual, with an activation.";
+    forward_relu: Forward<Self, Rectified<Self>, 1>, "y of x, with ReLU.";
+    forward_residual_relu: Forward<Self, Rectified<Self>, 2>, "y of x and a residual, with ReLU.";
+    forward_fused: Forward<Self, Fused<Self>, 1>, "y of x, with any activation.";
+    forward_residual: Forward<Self, Fused<Self>, 2>, "y of x and a residual, with any activation.";
     forward_inner: Forward<Self, Inner<Self>, 3>, "y of x, weight and bias that vary inside the cell.";
     backward_frozen: Backward<Self, OfAffine, Scale<Self>, 2, 1, 1>, "dx of dy, through statistics that do not depend on x.";
     backward_fused: Backward<Self, OfFused, GradFused<Self>, 2, 2, 7>, "dx of x and dy through an activation.";
