@@ -5,7 +5,7 @@ use super::flow::Flow;
 use super::gradients::{GradSums, GradientAgain};
 use super::moments::{MomentSums, MomentsAgain, PLACES, SAMPLE, close};
 use super::reduce::trusted;
-use crate::simd::{AT_ONCE, Behind, Lines, LinesMut, Real, Simd, Stored, line_sums, mapped};
+use crate::simd::{AT_ONCE, Behind, Lines, LinesMut, Real, Simd, Stored, line_sums, mapped, sample_sums};
 
 /// So many lines at a time.
 #[inline(always)]
@@ -30,7 +30,7 @@ pub(crate) fn moments_lines<T: Real, E: Stored<T>, S: Simd<T>>(
                 *at = T::from_f64(into.at);
             }
         } else {
-            rough_means(s, x.places(PLACES, SAMPLE / PLACES), &mut at);
+            guesses(s, x, &mut at);
         }
         let [sums, squares] = line_sums(
             s,
@@ -58,27 +58,16 @@ pub(crate) fn moments_lines<T: Real, E: Stored<T>, S: Simd<T>>(
     }
 }
 
-/// The mean of each line, to float lanes' accuracy; exact for a constant, as deviations are taken from a value of it.
+/// [`guess`](super::moments::guess) of each line.
 #[inline(always)]
-fn rough_means<T: Real, E: Stored<T>, S: Simd<T>>(s: S, x: Lines<E>, means: &mut [T; AT_ONCE]) {
-    let count = (x.rows() * x.len()) as f64;
-    let mut first = [T::ZERO; AT_ONCE];
-    for (l, first) in first[..x.lines()].iter_mut().enumerate() {
-        *first = x.first(l).value();
+fn guesses<T: Real, E: Stored<T>, S: Simd<T>>(s: S, x: Lines<E>, means: &mut [T; AT_ONCE]) {
+    let x = x.places(PLACES, SAMPLE / PLACES);
+    for (l, mean) in means[..x.lines()].iter_mut().enumerate() {
+        *mean = x.first(l).value();
     }
-    let [sums] = line_sums(
-        s,
-        [x],
-        [],
-        &mut (),
-        #[inline(always)]
-        |l| ([first[l]], s.splat(first[l])),
-        #[inline(always)]
-        |[x], first| [s.sub(x, first)],
-        |_, _| [],
-    );
-    for l in 0..x.lines() {
-        means[l] = T::from_f64(first[l].to_f64() + sums[l] / count);
+    let (sums, each) = (sample_sums(s, x, means), 1.0 / (x.rows() * x.len()) as f64);
+    for (mean, sum) in means[..x.lines()].iter_mut().zip(sums) {
+        *mean = T::from_f64(mean.to_f64() + sum * each);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::reduce::{Scratch, size, trusted};
 use super::{Pattern, TOGETHER};
 use crate::moments::Moments;
-use crate::simd::{Behind, Kernel, Real, Simd, Stored, Tile, columns, lanes, short_lanes};
+use crate::simd::{Behind, Kernel, Real, Simd, Stored, Tile, columns, lanes, sample_sum, short_lanes};
 
 /// Moments about a point near the mean: blocks are added without a division, and none waits for the one before it.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -82,6 +82,14 @@ pub(super) fn close(count: f64, sum: f64, squares: f64) -> bool {
     sum * sum * 4.0 <= squares * count
 }
 
+/// The mean of a sample of a block; exact for a constant, as deviations are taken from a value of it.
+#[inline(always)]
+pub(super) fn guess<T: Real, E: Stored<T>, S: Simd<T>>(s: S, x: Tile<E>) -> T {
+    let x = x.places(PLACES, SAMPLE / PLACES);
+    let first = x.get(0, 0).value();
+    T::from_f64(first.to_f64() + sample_sum(s, x, first) / (x.rows() * x.len()) as f64)
+}
+
 /// The mean of a block, to float lanes' accuracy; exact for a constant, as deviations are taken from a value of it.
 #[inline(always)]
 fn rough_mean<T: Real, E: Stored<T>, S: Simd<T>>(s: S, x: Tile<E>) -> T {
@@ -138,7 +146,7 @@ pub(crate) fn moments_rows<T: Real, E: Stored<T>, S: Simd<T>>(
     behind: &mut impl Behind,
 ) {
     let count = (x.rows() * x.len()) as f64;
-    let at = if into.count > 0.0 { T::from_f64(into.at) } else { rough_mean(s, x.places(PLACES, SAMPLE / PLACES)) };
+    let at = if into.count > 0.0 { T::from_f64(into.at) } else { guess(s, x) };
     let sums = squares_of(s, x, at, behind);
     let [sum, squares] = sums;
     let good = close(count, sum, squares) && trusted::<T>(squares);

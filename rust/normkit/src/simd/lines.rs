@@ -4,7 +4,7 @@
 use std::mem::MaybeUninit;
 
 use super::loops::{add_wide, half_fold, load, store_head, stream_lines, to_boundary};
-use super::{Behind, Fold, LINE, Lines, LinesMut, Real, Simd, Stored, Wide, inlined, mapped};
+use super::{Behind, Fold, LINE, Lines, LinesMut, Real, Simd, Stored, Tile, Wide, inlined, mapped};
 
 /// Lines whose sums are taken together.
 pub(crate) const AT_ONCE: usize = 16;
@@ -116,6 +116,53 @@ pub(crate) fn line_sums<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usi
         s.double().folds(&vectors, count, &mut sums[m]);
     }
     sums
+}
+
+/// Σ(x − first) over a few rows of few elements: in one level of float lanes, folded by the fixed tree.
+#[inline(always)]
+pub(crate) fn sample_sum<T: Real, E: Stored<T>, S: Simd<T>>(s: S, x: Tile<E>, first: T) -> f64 {
+    s.double().fold(sample_lanes(s, x, first))
+}
+
+/// [`sample_sum`] of each line.
+#[inline(always)]
+pub(crate) fn sample_sums<T: Real, E: Stored<T>, S: Simd<T>>(
+    s: S,
+    x: Lines<E>,
+    first: &[T; AT_ONCE],
+) -> [f64; AT_ONCE] {
+    let mut vectors = [s.double().splat(0.0); AT_ONCE];
+    for l in 0..x.lines() {
+        vectors[l] = sample_lanes(s, x.line(l), first[l]);
+    }
+    let mut sums = [0.0; AT_ONCE];
+    s.double().folds(&vectors, x.lines(), &mut sums);
+    sums
+}
+
+#[inline(always)]
+fn sample_lanes<T: Real, E: Stored<T>, S: Simd<T>>(s: S, x: Tile<E>, first: T) -> <S::Double as Simd<f64>>::V {
+    let (registers, len) = (T::LANES / S::N, x.len());
+    let first = s.splat(first);
+    let mut sums = s.splat_lanes(T::ZERO);
+    for r in 0..x.rows() {
+        let row = [x.row(r)];
+        let mut i = 0;
+        while i < len {
+            for u in 0..registers {
+                let at = i + u * S::N;
+                if at < len {
+                    let n = (len - at).min(S::N);
+                    debug_assert!(at + n <= len);
+                    // SAFETY: no more than what is left of the run is read.
+                    let [x] = unsafe { load(s, &row, at, n, &[first]) };
+                    sums[u] = s.add(sums[u], s.sub(x, first));
+                }
+            }
+            i += T::LANES;
+        }
+    }
+    half_fold(s, s.widen(sums))
 }
 
 /// Whether a line by itself is worth storing past the caches. (Measured: what is left over at both ends of a short one costs

@@ -39,7 +39,7 @@ pub use halves::Halves;
 pub(crate) use halves::{Half, narrow, widen};
 pub use isa::Isa;
 pub use isa::force;
-pub(crate) use lines::{AT_ONCE, line_sums, map_lines, streams_alone};
+pub(crate) use lines::{AT_ONCE, line_sums, map_lines, sample_sum, sample_sums, streams_alone};
 pub(crate) use loops::{columns, lanes, map, short_lanes};
 pub use stored::Stored;
 pub use tile::{Base, BaseMut};
