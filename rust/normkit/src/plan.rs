@@ -246,15 +246,11 @@ impl Plan {
         };
         let stretch = if lines { (STRETCH / (grid.fold * work.parts)).min(room / each) } else { 0 };
         let fit = fit.max(stretch).min(fair).max(1);
-        // As many as make whole lines of the caches, where runs are short.
+        let tile = if grid.columns { (tile_statistics(grid) / work.parts).max(1) } else { 1 };
+        // Where runs are short, as many as make whole lines of the caches (of float32), if there are so many.
         let whole = 16 / gcd(16, work.parts * if grid.columns { grid.fold } else { grid.len });
-        let unit = if grid.in_lines() && fit >= whole {
-            whole
-        } else if grid.columns {
-            (tile_statistics(grid) / work.parts).max(1)
-        } else {
-            1
-        };
+        let most = if grid.in_lines() { tile.next_multiple_of(whole) } else { tile };
+        let unit = if fit >= most { most } else { tile };
         let statistics = (fit / unit * unit).max(unit);
         let statistics = statistics.min(per_sample);
         let tasks = sample_parts(work.samples) * per_sample.div_ceil(statistics);

@@ -326,8 +326,15 @@ fn check_behind<E: Float>() {
         let groups = if dims[1] == 64 { 2 } else { dims[1] / 2 };
         let group = normkit::group_norm(&input(&x), 1, groups, None, None, 1e-5, &mut out_of(&mut x.clone(), &dims));
         let group = group.expect("valid");
-        let calls: [Call<E>; 4] = [
+        let relu = |residual| normkit::Extras { activation: normkit::Activation::Relu, residual, mask: None };
+        let (alone, beside) = (relu(None), relu(Some(normkit::Operand::from(&input(&dy)))));
+        let fused = |extras, y: &mut normkit::TensorMut<E>| {
+            normkit::batch_norm_fused(&input(&x), 1, None, None, 1e-5, extras, y).expect("valid");
+        };
+        let calls: [Call<E>; 6] = [
             Box::new(|y| drop(normkit::batch_norm(&input(&x), 1, None, None, 1e-5, y).expect("valid"))),
+            Box::new(|y| fused(&alone, y)),
+            Box::new(|y| fused(&beside, y)),
             Box::new(|dx| {
                 let (mean, rstd) = (&batch.mean, &batch.rstd);
                 normkit::batch_norm_backward(&input(&dy), &input(&x), 1, mean, rstd, None, false, dx).expect("valid");

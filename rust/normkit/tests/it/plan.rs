@@ -173,6 +173,9 @@ fn stretches() {
     assert_eq!(statistics(Stores::Early, [64, 128, 29 * 29]), 9);
     // Whole lines of the caches, sixteen of 225…
     assert_eq!(statistics(Stores::Early, [64, 896, 15 * 15]), 32);
+    // …but no fewer than a tile,…
+    assert_eq!(statistics(Stores::Early, [2048, 256, 12 * 12]), 7);
+    assert_eq!(statistics(Stores::Early, [2048, 256, 16 * 16]), 4);
     // …or, not streamed, four of 196.
     assert_eq!(statistics(Stores::Early, [32, 256, 14 * 14]), 20);
     assert_eq!(statistics(Stores::Late, [32, 512, 28 * 28]), 1);
