@@ -1,4 +1,4 @@
-"""What no result tells: an intrinsic behind a call costs a factor of forty, a sum that lives in memory one of 1.4."""
+"""What no result tells: an intrinsic behind a call costs a factor of forty, a sum that lives in memory up to 1.4."""
 
 import platform
 import re
