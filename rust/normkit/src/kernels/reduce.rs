@@ -1,7 +1,7 @@
 //! What reductions of one block share, whatever they sum.
 
 use super::apply::Affine;
-use crate::simd::{Real, Simd};
+use crate::simd::{Real, Simd, Tile, short_lanes};
 
 /// Room for the parameters and sums of the columns of a block, reused from block to block.
 pub struct Scratch<T> {
@@ -41,6 +41,26 @@ impl<T: Real> Scratch<T> {
 #[inline(always)]
 pub(crate) fn trusted<T: Real>(sum: f64) -> bool {
     (sum.abs() >= T::TINY) & (sum.abs() < f64::INFINITY)
+}
+
+/// Whether [`trusted`] holds of each of the sums of products, and the sums beside them are finite. (No where one is just
+/// [`Real::TINY`].)
+#[inline(always)]
+pub(crate) fn all_trusted<T: Real, S: Simd<T>>(s: S, products: &[T], sums: &[T]) -> bool {
+    let (zero, one, tiny) = (s.splat(T::ZERO), s.splat(T::from_f64(1.0)), s.splat(T::from_f64(T::TINY)));
+    let tiles = [products, sums].map(|of| Tile::new(of, 1, of.len()));
+    let [wrong] = short_lanes(
+        s,
+        tiles,
+        [T::from_f64(1.0), T::ZERO],
+        #[inline(always)]
+        |[product, sum]| {
+            let small = s.positive(s.sub(size(s, product), tiny), zero, one);
+            // NaN, but for what is finite.
+            [s.add(small, s.add(s.sub(product, product), s.sub(sum, sum)))]
+        },
+    );
+    wrong == 0.0
 }
 
 /// |a|

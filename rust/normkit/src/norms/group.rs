@@ -283,7 +283,7 @@ pub fn group_norm_fused_backward<E: Element, R: Element>(
         let (grid, [from, along, to, residual, beside]) =
             grid(&whole, &kept, strides.each_ref().map(|strides| &strides[..]));
         let count = (grid.count() * width) as f64;
-        let [dweight, dbias] = gradients.slots();
+        let [dweight, dbias] = gradients.memory().map(Slots::new);
         let part = samples.div_ceil(parts);
         // The first parameter of group t.
         let first = |t: usize| if per_sample { t } else { t % groups } * width;

@@ -6,11 +6,12 @@ use crate::Element;
 use crate::element::Source;
 use crate::error::{Error, Result, gathered, shape_text};
 use crate::kernels::activation::Activation;
-use crate::kernels::apply::{Affine, Coefficients, Fused, GradAffine, GradFused, Rectified, Scale};
+use crate::kernels::apply::{Affine, Coefficients, Fused, GradAffine, GradFused, GradInner, Rectified, Scale};
 use crate::kernels::gradients::GradSums;
 use crate::kernels::moments::MomentSums;
 use crate::layout::{Axes, Grid, Walk};
 use crate::moments::Moments;
+use crate::parallel::Disjoint;
 use crate::pass::{Application, Known, Pass, Passes, Reduction, Runs};
 use crate::plan::{Plan, Work, runs_parts};
 use crate::simd::{Isa, Real};
@@ -307,7 +308,13 @@ impl BackwardRuns<'_> {
                 *cell = Affine::new(mean[t], rstd[t], 0.0);
             }
         };
-        let pass = Runs { grid, runs, fold, inputs, weight, out, known: &known, rule: &rule, gradients: parts.slots() };
+        let rule = |first: usize, sums: &[GradSums], cells: &mut [GradInner<T>]| {
+            for ((t, &sums), cell) in (first..).zip(sums).zip(cells) {
+                *cell = GradInner(rule(t, sums));
+            }
+        };
+        let gradients = parts.memory().map(Disjoint::new);
+        let pass = Runs { grid, runs, fold, inputs, weight, out, known: &known, rule: &rule, gradients };
         T::runs(&pass, isa, &plan)?;
         Ok(parts.sum())
     }

@@ -5,7 +5,6 @@ use std::cell::Cell;
 
 use super::ParameterGradients;
 use crate::error::{Result, zeros};
-use crate::parallel::Slots;
 
 /// Numbers that a thread keeps from call to call: 1 MiB of them.
 const MOST: usize = 1 << 17;
@@ -39,14 +38,14 @@ impl Parts {
     }
 
     /// Where those of weights and of biases go: `part * parameters + parameter`.
-    pub(super) fn slots(&mut self) -> [Slots<'_>; 2] {
+    pub(super) fn memory(&mut self) -> [&mut [f64]; 2] {
         let Parts { all: ParameterGradients { weight, bias }, parts } = self;
         if parts.is_empty() {
-            return [Slots::new(weight), Slots::new(bias)];
+            return [weight, bias];
         }
         let half = parts.len() / 2;
         let (weights, biases) = parts.split_at_mut(half);
-        [Slots::new(weights), Slots::new(biases)]
+        [weights, biases]
     }
 
     /// The sums of all parts, in their order.

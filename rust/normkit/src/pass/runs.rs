@@ -11,14 +11,14 @@ use std::ops::Range;
 use super::Known;
 use super::passes::Passes;
 use crate::error::{Result, room};
-use crate::kernels::apply::{Affine, GradAffine, GradInner, affine, apply_lines};
+use crate::kernels::apply::{Affine, Coefficients, GradInner, affine, apply_lines};
 use crate::kernels::flow::Weighted;
 use crate::kernels::gradients::GradSums;
 use crate::kernels::lines::gradient_lines;
-use crate::kernels::reduce::{lesser, trusted};
+use crate::kernels::reduce::{all_trusted, lesser, trusted};
 use crate::kernels::{Pattern, TOGETHER};
 use crate::layout::Grid;
-use crate::parallel::{Slots, run};
+use crate::parallel::{Disjoint, run};
 use crate::plan::{COPIED, Plan, runs_block, runs_parts, runs_together};
 use crate::simd::{Aligned, Isa, Kernel, LinesMut, Real, Simd, Tile, TileMut, inlined, line_sums};
 use crate::view::{Input, Output};
@@ -27,8 +27,8 @@ use crate::view::{Input, Output};
 /// made of them.
 const STEP: usize = 6400;
 
-/// The coefficients of run t, by its sums, where those are its statistic's.
-pub(crate) type RunRule<'a, T> = &'a (dyn Fn(usize, GradSums) -> GradAffine<T> + Sync);
+/// The coefficients of the runs from one on, by the sums of each, where those are its statistic's.
+pub(crate) type RunRule<'a, T> = &'a (dyn Fn(usize, &[GradSums], &mut [GradInner<T>]) + Sync);
 
 /// Such a pass.
 pub struct Runs<'a, T> {
@@ -45,8 +45,8 @@ pub struct Runs<'a, T> {
     /// x̂ of each run.
     pub known: Known<'a, T>,
     pub(crate) rule: RunRule<'a, T>,
-    /// Where the gradients of weight and bias go, part by part.
-    pub(crate) gradients: [Slots<'a>; 2],
+    /// What the gradients of weight and bias are added to, part by part.
+    pub(crate) gradients: [Disjoint<'a, f64>; 2],
 }
 
 /// What a thread keeps.
@@ -60,8 +60,6 @@ struct State<T> {
     sizes: Aligned<T>,
     known: Vec<Affine<T>>,
     totals: Vec<GradSums>,
-    /// Gradients of weights, and of biases.
-    parameters: [Vec<f64>; 2],
     cells: Vec<GradInner<T>>,
 }
 
@@ -95,7 +93,6 @@ impl<T: Passes> Runs<'_, T> {
         let parts = runs_parts(&self.grid, self.runs);
         let part = self.samples().div_ceil(parts);
         let (elements, lines) = (each * self.grid.len, self.lines());
-        let parameters = elements / self.fold;
         let direct = self.is_direct();
         let stream = plan.stream && direct;
         let copied = if direct { 0 } else { lines * self.grid.len };
@@ -107,7 +104,6 @@ impl<T: Passes> Runs<'_, T> {
                 sizes: Aligned::new(elements)?,
                 known: room(lines)?,
                 totals: room(lines)?,
-                parameters: [room(parameters)?, room(parameters)?],
                 cells: room(lines)?,
             })
         };
@@ -172,8 +168,10 @@ impl<T: Real> Take<'_, '_, T> {
                 TileMut::new(&mut of[run * len..], n, len).rows_as_lines()
             }
         });
+        // Runs that follow each other are asked for at once.
+        let (step, each) = if every == 1 { (n, n) } else { (every, 1) };
         known.resize(n, Affine::EMPTY);
-        for (t, of) in lines.clone().step_by(every).zip(known.chunks_mut(if single { 1 } else { n })) {
+        for (t, of) in lines.clone().step_by(step).zip(known.chunks_mut(each)) {
             (self.pass.known)(t, of);
         }
         totals.clear();
@@ -187,8 +185,10 @@ impl<T: Real> Take<'_, '_, T> {
         if !wanted {
             return;
         }
-        cells.clear();
-        cells.extend(lines.clone().step_by(every).zip(&*totals).map(|(t, &sums)| GradInner((self.pass.rule)(t, sums))));
+        cells.resize(n, <GradInner<T> as Coefficients<T, 3, 5>>::NONE);
+        for ((t, sums), of) in lines.clone().step_by(step).zip(totals.chunks(each)).zip(cells.chunks_mut(each)) {
+            (self.pass.rule)(t, sums, of);
+        }
         // SAFETY: tasks have different samples or different runs.
         unsafe {
             self.pass.out.write(
@@ -205,9 +205,17 @@ impl<T: Real> Take<'_, '_, T> {
 
     /// Adds the sums of these samples to the task's.
     #[inline(always)]
-    fn flush<S: Simd<T>>(&mut self, s: S, pattern: Pattern, samples: Range<usize>) {
-        let mut parameters = std::mem::take(&mut self.state.parameters);
+    fn flush<S: Simd<T>>(&mut self, s: S, pattern: Pattern, samples: Range<usize>, parameters: &mut [&mut [f64]; 2]) {
         let [of_dots, of_dys] = std::mem::replace(&mut self.state.sums, [const { Aligned::EMPTY }; 2]);
+        if pattern.fold == 1 && all_trusted(s, of_dots.values(), of_dys.values()) {
+            for (into, of) in parameters.iter_mut().zip([&of_dots, &of_dys]) {
+                for (into, of) in into.iter_mut().zip(of.values()) {
+                    *into += of.to_f64();
+                }
+            }
+            self.state.sums = [of_dots, of_dys];
+            return;
+        }
         // Asked once, and only where a sum is not good.
         let mut asked = false;
         for part in pattern.parts() {
@@ -248,7 +256,7 @@ impl<T: Real> Take<'_, '_, T> {
                 }
             }
         }
-        (self.state.parameters, self.state.sums) = (parameters, [of_dots, of_dys]);
+        self.state.sums = [of_dots, of_dys];
     }
 
     /// The sums of parameter `w` of the task in float64 throughout: some have left the range of `T`, or are zero.
@@ -293,10 +301,12 @@ impl<T: Real> Kernel<T> for Take<'_, '_, T> {
         for of in &mut self.state.sums {
             of.get(count * len).fill(T::ZERO);
         }
-        for of in &mut self.state.parameters {
-            of.clear();
-            of.resize(pattern.width, 0.0);
-        }
+        let at = self.part * (self.pass.runs * len / fold) + first;
+        let mut parameters = self.pass.gradients.each_ref().map(
+            #[inline(always)]
+            // SAFETY: tasks have different parts or different runs.
+            |of| unsafe { of.part(at..at + pattern.width) },
+        );
         let most = self.pass.lines();
         let block = runs_block(&self.pass.grid, self.pass.runs);
         for start in self.samples.clone().step_by(block) {
@@ -321,18 +331,11 @@ impl<T: Real> Kernel<T> for Take<'_, '_, T> {
                     }
                 }
                 if phase == 0 {
-                    self.flush(s, pattern, samples.clone());
+                    self.flush(s, pattern, samples.clone(), &mut parameters);
                 }
                 for of in &mut self.state.sums {
                     of.values_mut().fill(T::ZERO);
                 }
-            }
-        }
-        let at = self.part * (self.pass.runs * len / fold) + first;
-        for (slots, sums) in self.pass.gradients.iter().zip(&self.state.parameters) {
-            let slots = slots.part(at..at + pattern.width);
-            for (w, &sum) in sums.iter().enumerate() {
-                slots.set(w, sum);
             }
         }
     }

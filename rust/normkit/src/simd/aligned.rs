@@ -28,6 +28,7 @@ impl<T: Real> Aligned<T> {
     }
 
     /// So many numbers.
+    #[inline(always)]
     pub(crate) fn get(&mut self, len: usize) -> &mut [T] {
         debug_assert!(len <= self.most, "{len} of {}", self.most);
         self.len = len;
@@ -35,11 +36,13 @@ impl<T: Real> Aligned<T> {
     }
 
     /// What was asked for last, to write.
+    #[inline(always)]
     pub(crate) fn values_mut(&mut self) -> &mut [T] {
         &mut self.room[self.start..self.start + self.len]
     }
 
     /// What was asked for last.
+    #[inline(always)]
     pub(crate) fn values(&self) -> &[T] {
         &self.room[self.start..self.start + self.len]
     }
