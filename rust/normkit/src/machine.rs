@@ -3,6 +3,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use crate::simd::fetches_ahead;
+
 /// When storing past the caches pays. It spares reading each line before it is written; but nothing of it is in a cache
 /// afterwards, and while a line is on its way to memory it takes up one of few buffers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,8 +53,13 @@ impl Caches {
     /// Those of this machine.
     pub fn detect() -> Caches {
         static CACHES: OnceLock<Caches> = OnceLock::new();
-        let caches =
-            *CACHES.get_or_init(|| Caches { l1: size(1), l2: size(2), l3: size(3), stores: Stores::of(&cpuinfo()) });
+        let caches = *CACHES.get_or_init(|| {
+            let stores = Stores::of(&cpuinfo());
+            if stores == Stores::Early {
+                fetches_ahead();
+            }
+            Caches { l1: size(1), l2: size(2), l3: size(3), stores }
+        });
         Caches { stores: forced().unwrap_or(caches.stores), ..caches }
     }
 

@@ -4,7 +4,7 @@
 use std::mem::MaybeUninit;
 
 use super::loops::{add_wide, half_fold, load, store_head, stream_lines, to_boundary};
-use super::{Behind, Fold, LINE, Lines, LinesMut, Real, Simd, Stored, Tile, Wide, inlined, mapped};
+use super::{Behind, Fold, LINE, Lines, LinesMut, Real, Simd, Stored, Tile, Wide, ahead_of, inlined, mapped};
 
 /// Lines whose sums are taken together.
 pub(crate) const AT_ONCE: usize = 16;
@@ -26,7 +26,7 @@ pub(crate) fn line_sums<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usi
     assert!(lines.iter().all(|of| of.is_like(lines[0])) && beside.iter().all(|of| lines[0].is_like(of.shape())));
     let (rows, count, len) = (lines[0].rows(), lines[0].lines(), lines[0].len());
     assert!(rows > 0 && len > 0 && count <= AT_ONCE);
-    let registers = T::LANES / S::N;
+    let (registers, ahead) = (T::LANES / S::N, ahead_of(K));
     let zero = s.splat_lanes(T::ZERO);
     let mut outer = [const { MaybeUninit::<[Wide<T, S>; M]>::uninit() }; AT_ONCE];
     for r in 0..rows {
@@ -48,7 +48,7 @@ pub(crate) fn line_sums<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usi
                         debug_assert!(i + (u + 1) * S::N <= len);
                         let at = i + u * S::N;
                         for from in from {
-                            s.will_read(from.wrapping_add(at));
+                            s.will_read(from.wrapping_add(at), ahead);
                         }
                         // SAFETY: a whole step of LANES elements is left in the run.
                         let operands = unsafe { load(s, &from, at, S::N, &fills) };

@@ -1,7 +1,7 @@
 //! The three loops that every kernel is made of, safe to call on tiles of one shape.
 #![allow(clippy::needless_range_loop, reason = "registers of several accumulators are indexed together")]
 
-use super::{Behind, Fold, LINE, Real, Simd, Stored, Tile, TileMut, Wide, inlined, mapped};
+use super::{AHEAD, Behind, Fold, LINE, Real, Simd, Stored, Tile, TileMut, Wide, inlined, mapped};
 
 /// Rows summed in registers before they are added to a column's accumulator: the two levels of [`columns`].
 const GROUP: usize = 4;
@@ -78,7 +78,7 @@ pub(crate) fn lanes<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const M: 
                     for u in 0..registers {
                         debug_assert!(i + (u + 1) * S::N <= len);
                         for row in rows {
-                            s.will_read(row.wrapping_add(i + u * S::N));
+                            s.will_read(row.wrapping_add(i + u * S::N), AHEAD);
                         }
                         // SAFETY: a whole step of LANES elements is left in the run.
                         let terms = f(unsafe { load(s, &rows, i + u * S::N, S::N, &fills) });

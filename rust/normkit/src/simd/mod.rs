@@ -29,6 +29,7 @@ mod avx512;
 
 use std::mem::MaybeUninit;
 use std::ops::IndexMut;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::element::{Sink, Source};
 
@@ -50,6 +51,22 @@ pub(crate) const LINE: usize = 64;
 
 /// How far ahead memory is asked for, in bytes: 16 lines. Half and twice as much measured the same.
 const AHEAD: usize = 16 * LINE;
+
+/// The same where lines of several operands are summed. AMD's processors do that by themselves, and better: asking for what
+/// is loaded anyway, at 0, costs nothing. (Measured on Zen 4: backward passes that read memory take 0.82 to 0.91 of the
+/// time on one thread; on Intel's processors they took 1.1 to 1.2 times as long without.)
+static AHEAD_OF_SEVERAL: AtomicUsize = AtomicUsize::new(AHEAD);
+
+/// Leaves it to the processor to fetch ahead where several operands are summed.
+pub(crate) fn fetches_ahead() {
+    AHEAD_OF_SEVERAL.store(0, Ordering::Relaxed);
+}
+
+/// How far ahead a sum over lines of so many operands asks for memory.
+#[inline(always)]
+fn ahead_of(operands: usize) -> usize {
+    if operands > 1 { AHEAD_OF_SEVERAL.load(Ordering::Relaxed) } else { AHEAD }
+}
 
 /// A closure can only be told to inline where it is an argument. (One that is not, or that is called through a reference
 /// to it, becomes a call for each vector.)
@@ -167,17 +184,17 @@ pub trait Simd<T: Real>: Copy + 'static {
     /// # Safety
     /// `p..p + N` is writable and `p` is aligned to the register.
     unsafe fn stream(self, p: *mut T, v: Self::V);
-    /// Asks for the memory [`AHEAD`] of `p`, which will be read; any address will do.
+    /// Asks for the memory so many bytes ahead of `p`, which will be read; any address will do.
     #[inline(always)]
-    fn will_read<E>(self, p: *const E) {
+    fn will_read<E>(self, p: *const E, ahead: usize) {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             // SAFETY: it is a hint, which every x86-64 processor has, and never a fault.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_byte_add(AHEAD).cast()) };
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_byte_add(ahead).cast()) };
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = p;
+        let _ = (p, ahead);
     }
     /// Asks for the memory at `p` to be in the second-level cache when it is read, a while from now; any address will do.
     #[inline(always)]
