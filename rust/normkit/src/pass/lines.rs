@@ -122,10 +122,7 @@ where
             // At the end what was taken last stays pending; without anything to take, nothing does.
             let Some(step) = step else { return };
             coefficients.resize(step.len() * cells, C::NONE);
-            let of_cells = coefficients.chunks_exact_mut(*cells);
-            for ((t, totals), cells) in step.clone().zip(totals.chunks_exact(*parts)).zip(of_cells) {
-                (pass.rule)(t, totals, cells);
-            }
+            pass.rule.all(step.start, *parts, totals, *cells, coefficients);
             std::mem::swap(coefficients, waiting);
             if step.end == range.end {
                 *pending = Some(step);

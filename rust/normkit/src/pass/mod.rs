@@ -63,7 +63,19 @@ fn columns_of(grid: &Grid, w: &Range<usize>) -> Range<usize> {
 }
 
 /// A norm's own part: from what was reduced for statistic t to the coefficients of its cells.
-pub type Rule<'a, A, C> = &'a (dyn Fn(usize, &[A], &mut [C]) + Sync);
+pub trait Rule<A, C>: Sync {
+    /// Those of the statistics from one on, which have so many partial results and cells each. (A call for each takes as long
+    /// as the rest of the rule where they are short.)
+    fn all(&self, first: usize, parts: usize, totals: &[A], cells: usize, of: &mut [C]);
+}
+
+impl<A, C, F: Fn(usize, &[A], &mut [C]) + Sync> Rule<A, C> for F {
+    fn all(&self, first: usize, parts: usize, totals: &[A], cells: usize, of: &mut [C]) {
+        for (i, totals) in totals.chunks_exact(parts).enumerate() {
+            self(first + i, totals, &mut of[i * cells..(i + 1) * cells]);
+        }
+    }
+}
 
 /// A reduction of `K` operands and what follows from it: `J` coefficients for `L` operands.
 pub struct Pass<'a, T: Real, A: Statistic<T, K>, C, const K: usize, const L: usize, const J: usize> {
@@ -76,7 +88,7 @@ pub struct Pass<'a, T: Real, A: Statistic<T, K>, C, const K: usize, const L: usi
     pub cells: usize,
     /// The norm's statistics are those of so many samples, which the rule takes in order within each part of them.
     pub samples: usize,
-    pub rule: Rule<'a, A::Total, C>,
+    pub rule: &'a dyn Rule<A::Total, C>,
 }
 
 impl<T, A, C, const K: usize, const L: usize, const J: usize> Pass<'_, T, A, C, K, L, J>
@@ -179,9 +191,7 @@ where
                     share.reduce(room);
                 }
                 coefficients.resize(range.len() * self.cells, C::NONE);
-                for (i, (t, totals)) in range.clone().zip(totals.chunks_exact(self.parts)).enumerate() {
-                    (self.rule)(t, totals, &mut coefficients[i * self.cells..(i + 1) * self.cells]);
-                }
+                self.rule.all(range.start, self.parts, totals, self.cells, coefficients);
                 let cells = range.start * self.cells..range.end * self.cells;
                 if waits {
                     std::mem::swap(coefficients, waiting);
@@ -255,10 +265,7 @@ where
                 *total = A::merge(*total, part);
             }
         }
-        for t in 0..self.statistics() {
-            let cells = &mut coefficients[t * self.cells..(t + 1) * self.cells];
-            (self.rule)(t, &totals[t * self.parts..(t + 1) * self.parts], cells);
-        }
+        self.rule.all(0, self.parts, totals, self.cells, &mut coefficients);
         if let Some(apply) = &self.apply {
             apply.run::<E, C, J>(isa, plan, &coefficients, true)?;
         }
