@@ -76,7 +76,7 @@ def test_threads_and_schedule(capsys):
     small, large = np.ones((2, 64, 8, 8), F32), np.ones((64, 1, 200, 200), F32)
     with nk.num_threads(3):
         (of_small,), (of_large,) = (shown(capsys, lambda x=x: nk.batch_norm(x)) for x in (small, large))
-    assert of_small["threads"] == "1, as less than 512 KiB is read"
+    assert of_small["threads"] == "1, as less than 128 KiB is read"
     assert of_large["threads"] == "3"
     assert of_small["schedule"].startswith("fused: ")
     assert of_large["schedule"].startswith("split: ")  # one channel, three threads

@@ -16,7 +16,7 @@ pub fn rarely(u: &mut Unstructured, of: u32) -> Result<bool> {
 }
 
 /// How many elements a call may have: mostly few, as its paths depend on sizes of single axes; now and then enough for
-/// several threads (512 KiB) and several chunks.
+/// several threads (64 KiB for each) and several chunks.
 pub fn budget(u: &mut Unstructured) -> Result<usize> {
     Ok(match u.int_in_range(0..=511u16)? {
         0 => 140_000,

@@ -5,7 +5,7 @@ use std::fmt::{Display, Formatter, Result};
 
 use crate::layout::Grid;
 use crate::machine::{Caches, Stores};
-use crate::plan::{Cut, MANY, PARALLEL_BYTES, Plan, STREAM, Schedule, Work};
+use crate::plan::{Cut, MANY, Plan, SHARE, STREAM, Schedule, Work};
 
 thread_local! {
     /// What was planned on this thread since it was asked for.
@@ -55,9 +55,11 @@ impl Display for Explained<'_> {
         let grid = &work.grid;
         writeln!(f, "memory     reads {}, writes {}", Bytes(work.read), Bytes(work.written))?;
         writeln!(f, "statistics {} of {} elements: {}", grid.statistics(), grid.count(), family(grid))?;
-        match (plan.threads, work.read < PARALLEL_BYTES) {
-            (1, true) => writeln!(f, "threads    1, as less than {} is read", Bytes(PARALLEL_BYTES))?,
-            (threads, _) => writeln!(f, "threads    {threads}")?,
+        let (threads, more) = (plan.threads, (plan.threads + 1) * SHARE);
+        if work.read < more {
+            writeln!(f, "threads    {threads}, as less than {} is read", Bytes(more))?;
+        } else {
+            writeln!(f, "threads    {threads}")?;
         }
         let chunks = Cut::new(grid).chunks;
         match (plan.schedule, work.written > 0) {

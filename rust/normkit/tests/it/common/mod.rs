@@ -27,7 +27,7 @@ const fn case(shape: &'static [usize], axis: usize, groups: usize) -> Case {
 }
 
 /// The table: every path of the kernels, with sizes around each threshold of the plan (blocks of 4096 elements, chunks
-/// of 65536 elements or 256 rows, runs of 256 columns, narrow columns, several threads from 512 KiB).
+/// of 65536 elements or 256 rows, runs of 256 columns, narrow columns, a thread for each 64 KiB).
 pub const CASES: &[Case] = &[
     // Rows: spatial sizes around a register, a block, a chunk.
     case(&[2, 3, 1], 1, 3),
