@@ -1,7 +1,7 @@
 //! What random calls have found wrong, each by itself: numbers that are hard to add up, NaN before a ReLU; and halves.
 
 use crate::common::{Array, Float, Layout, configure, normal};
-use normkit::{Activation, Extras, Isa, Operand, Tensor, TensorMut, Used, reference};
+use normkit::{Activation, Extras, Isa, Layer, Operand, Tensor, TensorMut, Used, reference};
 
 /// One number stands out in each channel, the others are all the same: each of their squares is rounded the same way
 /// beside its square. Float lanes that only add were off by up to 17 ulp in columns, 10 in rows.
@@ -109,6 +109,30 @@ fn a_last_row_far_off_costs_no_digits() {
                 let error = (found.m2[c] / rows as f64 / expected.var[c] - 1.0).abs() / f64::EPSILON;
                 assert!(error <= 4.0, "{last}, channel {c}, {}: {error} ulp", isa.name());
             }
+        }
+    }
+}
+
+/// Gradients of a layer's parameters are sums over rows: of one column dy leaves the range of float32, of another dy·x̂ alone.
+#[test]
+fn gradients_of_rows_beyond_the_range_of_float32() {
+    let (rows, len, huge) = (16, 70, 3e38);
+    for isa in Isa::available() {
+        let _guard = configure(1, isa);
+        for (column, values, hat) in [(1, [huge, huge, -huge], 0.25), (37, [0.5 * huge, 0.0, 0.0], 4.0)] {
+            // (A sum of zeros elsewhere would have all of them asked about.)
+            let of_dy = |i: usize| if i % len == column { *values.get(i / len).unwrap_or(&0.0) } else { 1.0 };
+            let dense = Layout::dense(2);
+            let x = Array::<f32>::new(&[rows, len], &dense, |i| if i % len == column { hat } else { normal(1, i) });
+            let dy = Array::<f32>::new(&[rows, len], &dense, of_dy);
+            let mut dx = Array::<f32>::output(&[rows, len], &dense);
+            let layer = Layer { axes: vec![1], centred: true };
+            let (mean, rstd, of_dy) = (vec![0.0; rows], vec![1.0; rows], dy.tensor());
+            let (of_dy, of_x, out) = (Operand::from(&of_dy), x.tensor(), &mut dx.tensor_mut());
+            let found =
+                normkit::layer_norm_backward(&of_dy, &of_x, &layer, &mean, &rstd, None, true, out).expect("valid");
+            let sum: f64 = (0..values.len()).map(|row| f64::from(dy.data[row * len + column])).sum();
+            assert_eq!([found.bias[column], found.weight[column]], [sum, sum * hat], "{}", isa.name());
         }
     }
 }
