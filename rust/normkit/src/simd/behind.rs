@@ -7,6 +7,8 @@ use super::{Lines, LinesMut, Real, Simd, Stored, inlined, mapped};
 
 /// What is done while something else is reduced.
 pub trait Behind {
+    /// Whether what is reduced is in a cache, as far as the plan knows.
+    const IN_CACHE: bool = false;
     /// How many of `most` steps of `step` elements can be done now, at least one, and what does the step that begins at
     /// an offset: to be called for each of them.
     fn segment(&mut self, step: usize, most: usize) -> (usize, impl Fn(usize));
@@ -298,6 +300,9 @@ impl<'t, T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize> Locks
 }
 
 impl<T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize> Behind for Lockstep<'_, T, E, S, X, K> {
+    /// It is for calls that store nothing past the caches.
+    const IN_CACHE: bool = true;
+
     #[inline(always)]
     fn segment(&mut self, _step: usize, most: usize) -> (usize, impl Fn(usize)) {
         (most, |_| ())

@@ -2,9 +2,10 @@
 #![allow(clippy::needless_range_loop, reason = "registers of several accumulators are indexed together")]
 
 use std::mem::MaybeUninit;
+use std::sync::atomic::Ordering;
 
 use super::loops::{add_wide, half_fold, load, store_head, stream_lines, to_boundary};
-use super::{Behind, Fold, LINE, Lines, LinesMut, Real, Simd, Stored, Tile, Wide, ahead_of, inlined, mapped};
+use super::{AHEAD, AHEAD_ALONG, Behind, Fold, LINE, Lines, LinesMut, Real, Simd, Stored, Tile, Wide, inlined, mapped};
 
 /// Lines whose sums are taken together.
 pub(crate) const AT_ONCE: usize = 16;
@@ -14,11 +15,20 @@ pub(crate) const AT_ONCE: usize = 16;
 /// needs of a line, and what tails are filled with, of which `f` must make zeros. The `B` terms that `g` makes are added
 /// to `beside`, element by element. `behind` follows.
 #[inline(always)]
-pub(crate) fn line_sums<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usize, const M: usize, const B: usize>(
+pub(crate) fn line_sums<
+    T: Real,
+    E: Stored<T>,
+    S: Simd<T>,
+    P: Copy,
+    Q: Behind,
+    const K: usize,
+    const M: usize,
+    const B: usize,
+>(
     s: S,
     lines: [Lines<E>; K],
     beside: [LinesMut<T>; B],
-    behind: &mut impl Behind,
+    behind: &mut Q,
     along: impl Fn(usize) -> ([T; K], P),
     f: impl Fn([S::V; K], P) -> [S::V; M],
     g: impl Fn([S::V; K], P) -> [S::V; B],
@@ -26,7 +36,9 @@ pub(crate) fn line_sums<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usi
     assert!(lines.iter().all(|of| of.is_like(lines[0])) && beside.iter().all(|of| lines[0].is_like(of.shape())));
     let (rows, count, len) = (lines[0].rows(), lines[0].lines(), lines[0].len());
     assert!(rows > 0 && len > 0 && count <= AT_ONCE);
-    let (registers, ahead) = (T::LANES / S::N, ahead_of(K));
+    let registers = T::LANES / S::N;
+    let along_memory = K > 1 && !Q::IN_CACHE && rows == 1 && lines[0].step() == len as isize;
+    let ahead = if along_memory { AHEAD_ALONG.load(Ordering::Relaxed) } else { AHEAD };
     let zero = s.splat_lanes(T::ZERO);
     let mut outer = [const { MaybeUninit::<[Wide<T, S>; M]>::uninit() }; AT_ONCE];
     for r in 0..rows {
