@@ -19,7 +19,7 @@ BOUNDS = {  # what the blocks of a file rest on
     "normkit/src/parallel.rs": "a worker with a seat outlives no call; parts of a slice are disjoint",
     "normkit/src/pass/application.rs": "tasks have different cells",
     "normkit/src/pass/lines.rs": "tasks have different lines",
-    "normkit/src/pass/runs.rs": "tasks have different samples or different runs",
+    "normkit/src/pass/runs.rs": "tasks have different samples (parts of them) or different runs",
     "normkit/src/pass/weighted.rs": "each line is one task's",
     "normkit/src/pass/mod.rs": "tasks have different cells, partial results and chunks",
     "normkit/src/simd/avx2.rs": "the token proves the instruction, the caller the memory; `n` lanes of a tail",

@@ -20,7 +20,7 @@ from layouts import exists
 
 TWO = ("c_order", "channels_last")
 SOME = ((33, 17, 7, 7), (2, 3, 257), (256, 128))
-# Just large enough for several threads (plan.rs: 64 KiB are read by each) and several chunks: long rows, short lines, columns,
+# Just large enough for several chunks, and for more threads than two (plan.rs): long rows, short lines, columns,
 # few and one statistic. So both schedules are met: with two threads the first three are fused, the last split.
 CUT = ((4, 16, 51, 49), (26, 130, 7, 7), (1303, 129), (2, 3, 27_001), (1, 1, 160_001))
 LARGE = ((4, *LARGE_SHAPES[0][1:]), *LARGE_SHAPES[1:])

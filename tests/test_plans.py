@@ -72,6 +72,18 @@ def test_given_statistics_and_nothing_written(capsys):
     assert "applied" not in plan["schedule"]
 
 
+def test_threads_by_size(capsys):
+    """Each has 64 KiB to read at least, and few statistics of which little is read are not shared."""
+    with nk.num_threads(3):
+        for shape, expected in [
+            ((8, 64, 8, 8), "2, as less than 192 KiB is read"),
+            ((6, 128, 8, 8), "3"),
+            ((1, 1, 250, 250), "1, as less than 512 KiB is read, of few statistics"),
+        ]:
+            (plan,) = shown(capsys, lambda shape=shape: nk.batch_norm(np.ones(shape, F32)))
+            assert plan["threads"] == expected
+
+
 def test_threads_and_schedule(capsys):
     small, large = np.ones((2, 64, 8, 8), F32), np.ones((64, 1, 200, 200), F32)
     with nk.num_threads(3):

@@ -5,7 +5,8 @@ use std::fmt::{Display, Formatter, Result};
 
 use crate::layout::Grid;
 use crate::machine::{Caches, Stores};
-use crate::plan::{Cut, MANY, Plan, SHARE, STREAM, Schedule, Work};
+use crate::parallel::num_threads;
+use crate::plan::{Cut, MANY, Plan, SHARE, SPLIT, STREAM, Schedule, Work};
 
 thread_local! {
     /// What was planned on this thread since it was asked for.
@@ -56,8 +57,10 @@ impl Display for Explained<'_> {
         writeln!(f, "memory     reads {}, writes {}", Bytes(work.read), Bytes(work.written))?;
         writeln!(f, "statistics {} of {} elements: {}", grid.statistics(), grid.count(), family(grid))?;
         let (threads, more) = (plan.threads, (plan.threads + 1) * SHARE);
-        if work.read < more {
+        if work.read < more && (threads == 1 || threads < num_threads()) {
             writeln!(f, "threads    {threads}, as less than {} is read", Bytes(more))?;
+        } else if threads < num_threads() {
+            writeln!(f, "threads    {threads}, as less than {} is read, of few statistics", Bytes(SPLIT))?;
         } else {
             writeln!(f, "threads    {threads}")?;
         }

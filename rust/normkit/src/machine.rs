@@ -1,4 +1,5 @@
-//! What the machine has, read once: caches, and a processor that gains by storing past them, or does not.
+//! What the machine has, read once: caches, and a processor that gains by storing past them, and fetches ahead by itself, or
+//! does not.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};

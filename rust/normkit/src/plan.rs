@@ -30,8 +30,11 @@ const CHUNK_ROWS: usize = 256;
 /// A statistic has at most about this many partial results, so that they are O(C) in number.
 const CHUNKS: usize = 64;
 /// What each thread has to read at least. (Measured on Zen 4, where the other thread is awake: calls that read 128 KiB take 0.6
-/// to 0.8 of the time on two, those that read 64 take 1.0; to wake a thread costs as long as reading 100 KiB or so.)
+/// to 0.8 of the time on two, those that read 64 take 1.0. To wake a thread takes 10 to 20 µs.)
 pub(crate) const SHARE: usize = 64 << 10;
+/// Where threads wait for each other between reducing and applying, and a statistic is one chunk, less is not worth it: what one
+/// has reduced is in the other's cache. (Measured: 0.95 to 1.25 of the time of one thread.)
+pub(crate) const SPLIT: usize = 512 << 10;
 /// Tasks take so many bytes of what they read, or this share of the second-level cache, if that is less: the rest is for
 /// what they write, and for what the processor fetches ahead.
 const SLAB: usize = 128 << 10;
@@ -258,7 +261,11 @@ impl Plan {
         // Rows that leave the cache cost the same either way; narrow columns far apart cost more.
         let cached = statistics * each <= 2 * cache || lines || !grid.columns;
         let busy = tasks >= 4 * threads || Cut::new(grid).chunks == 1 && tasks >= 2 * threads;
-        let schedule = if threads == 1 || cached && busy { Schedule::Fused { statistics } } else { Schedule::Split };
+        let fused = threads == 1 || cached && busy;
+        if !fused && work.read < SPLIT && Cut::new(grid).chunks == 1 {
+            return Plan::new(work, threads / 2, caches);
+        }
+        let schedule = if fused { Schedule::Fused { statistics } } else { Schedule::Split };
         // What is read again behind other statistics' reduction has to wait for these in the cache; if it does, or would not be there
         // anyway, or is one operand alone, reading and writing at once is worth more. (Measured on Zen 4: 0.76 to 0.95 of the
         // time then, but up to 1.3 where two operands are read again from the next cache.)

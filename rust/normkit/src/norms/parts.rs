@@ -44,8 +44,7 @@ impl Parts {
             return [weight, bias];
         }
         let half = parts.len() / 2;
-        let (weights, biases) = parts.split_at_mut(half);
-        [weights, biases]
+        parts.split_at_mut(half).into()
     }
 
     /// The sums of all parts, in their order.

@@ -206,16 +206,16 @@ impl<T: Real> Take<'_, '_, T> {
     /// Adds the sums of these samples to the task's.
     #[inline(always)]
     fn flush<S: Simd<T>>(&mut self, s: S, pattern: Pattern, samples: Range<usize>, parameters: &mut [&mut [f64]; 2]) {
-        let [of_dots, of_dys] = std::mem::replace(&mut self.state.sums, [const { Aligned::EMPTY }; 2]);
-        if pattern.fold == 1 && all_trusted(s, of_dots.values(), of_dys.values()) {
-            for (into, of) in parameters.iter_mut().zip([&of_dots, &of_dys]) {
+        let [dots, dys] = &self.state.sums;
+        if pattern.fold == 1 && all_trusted(s, dots.values(), dys.values()) {
+            for (into, of) in parameters.iter_mut().zip([dots, dys]) {
                 for (into, of) in into.iter_mut().zip(of.values()) {
                     *into += of.to_f64();
                 }
             }
-            self.state.sums = [of_dots, of_dys];
             return;
         }
+        let [of_dots, of_dys] = std::mem::replace(&mut self.state.sums, [const { Aligned::EMPTY }; 2]);
         // Asked once, and only where a sum is not good.
         let mut asked = false;
         for part in pattern.parts() {

@@ -138,7 +138,7 @@ fn layouts(case: &Case) -> [Layout; 3] {
     [dense.clone(), Layout { order: last, lead: 3, ..dense.clone() }, Layout { step, lead: 5, ..dense }]
 }
 
-/// Sizes that one thread takes alone, in every layout.
+/// Sizes that one thread takes alone, mostly, in every layout.
 #[test]
 fn small() {
     for case in CASES.iter().filter(|case| case.size() < 20_000) {
