@@ -138,7 +138,8 @@ sanitize-address:
 	$(call sanitized,address) -p normkit -p normkit-fuzz --lib --tests -- $(ARGS)
 
 # (Without assertions: the list that they keep is behind a lock of the standard library, whose waiting is not seen. rayon's
-# sleeping workers, and what libtest itself shares with a test's thread, are left out for the same reason.)
+# sleeping workers, what they set up once (crossbeam's collector, behind the library's Once), and what libtest itself shares with
+# a test's thread, are left out for the same reason.)
 sanitize-thread: export TSAN_OPTIONS = suppressions=$(CURDIR)/tools/tsan.supp
 sanitize-thread: export CARGO_PROFILE_SANITIZE_DEBUG_ASSERTIONS = false
 sanitize-thread:
