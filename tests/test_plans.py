@@ -82,6 +82,14 @@ def test_threads_by_size(capsys):
         ]:
             (plan,) = shown(capsys, lambda shape=shape: nk.batch_norm(np.ones(shape, F32)))
             assert plan["threads"] == expected
+        one = np.ones(1)
+        for alone in [
+            lambda x: nk.batch_norm_inference(x, one, one),
+            lambda x: nk.moments(x, (0, 2, 3)),
+            lambda x: nk.layer_norm(x.reshape(50, 1250), np.ones(1250)),
+        ]:
+            (plan,) = shown(capsys, lambda alone=alone: alone(np.ones((1, 1, 250, 250), F32)))
+            assert plan["threads"] == "3"  # no thread waits for another
 
 
 def test_threads_and_schedule(capsys):

@@ -24,35 +24,23 @@ pub fn plans_heard() -> Vec<String> {
 }
 
 /// For whoever has made a plan.
-pub(crate) fn hear(work: &Work, plan: &Plan, caches: &Caches, way: Way) {
+pub(crate) fn hear(work: &Work, plan: &Plan, caches: &Caches) {
     HEARD.with(|heard| {
         if let Some(heard) = heard.borrow_mut().as_mut() {
-            heard.push(Explained { work, plan, caches, way }.to_string());
+            heard.push(Explained { work, plan, caches }.to_string());
         }
     });
-}
-
-/// How a plan is used.
-#[derive(Clone, Copy)]
-pub(crate) enum Way {
-    /// As it stands.
-    Planned,
-    /// Nothing is reduced, as the statistics are given.
-    Given,
-    /// Some lines at a time, whatever the schedule.
-    Lines,
 }
 
 struct Explained<'a> {
     work: &'a Work,
     plan: &'a Plan,
     caches: &'a Caches,
-    way: Way,
 }
 
 impl Display for Explained<'_> {
     fn fmt(&self, f: &mut Formatter) -> Result {
-        let Explained { work, plan, caches, way } = *self;
+        let Explained { work, plan, caches } = *self;
         let grid = &work.grid;
         writeln!(f, "memory     reads {}, writes {}", Bytes(work.read), Bytes(work.written))?;
         writeln!(f, "statistics {} of {} elements: {}", grid.statistics(), grid.count(), family(grid))?;
@@ -66,9 +54,9 @@ impl Display for Explained<'_> {
         }
         let chunks = Cut::new(grid).chunks;
         match (plan.schedule, work.written > 0) {
-            _ if matches!(way, Way::Given) => writeln!(f, "schedule   one pass, as the statistics are given")?,
-            _ if matches!(way, Way::Lines) => {
-                writeln!(f, "schedule   some lines at a time, applied while they are in cache")?
+            (Schedule::Given, _) => writeln!(f, "schedule   one pass, as the statistics are given")?,
+            (Schedule::Lines, _) => {
+                writeln!(f, "schedule   some lines at a time, applied while they are in cache")?;
             }
             (Schedule::Fused { statistics }, true) => {
                 writeln!(f, "schedule   fused: {statistics} reduced at a time, applied while they are in cache")?;

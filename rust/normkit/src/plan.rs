@@ -4,6 +4,7 @@
 //! additions, and so depends on the sizes of the grid alone. A [`Plan`] says who does what and when; it may look at
 //! threads and caches, and never changes a bit of a result.
 
+use std::iter::successors;
 use std::ops::Range;
 
 use crate::layout::Grid;
@@ -193,6 +194,51 @@ impl Work {
         }
     }
 
+    /// How many of so many threads are worth it.
+    fn threads(&self, most: usize) -> usize {
+        most.min(self.read / SHARE).max(1)
+    }
+
+    /// The norm's statistics.
+    fn statistics(&self) -> usize {
+        self.grid.statistics() / self.parts
+    }
+
+    /// Bytes that are read of each.
+    fn each(&self) -> usize {
+        (self.read / self.statistics()).max(1)
+    }
+
+    /// How many statistics a task takes from start to end, if that is what so many threads do best.
+    fn task(&self, threads: usize, stream: bool, caches: &Caches) -> Option<usize> {
+        let Work { grid, parts, samples, .. } = self;
+        let (each, cache) = (self.each(), caches.l2_or_common());
+        let per_sample = self.statistics() / samples;
+        // Four tasks a thread, so that uneven ends cost little.
+        let fair = sample_parts(*samples) * per_sample / (4 * threads);
+        let fit = SLAB.min(cache / SLABS) / each;
+        let lines = grid.columns && grid.in_lines();
+        // Where a new stretch of memory is slow to begin, long ones are worth more than that all is found in the cache again.
+        let room = match (caches.stores, stream) {
+            (Stores::Late, _) => 0,
+            (_, true) => 2 * cache,
+            (_, false) => cache / 2,
+        };
+        let stretch = if lines { (STRETCH / (grid.fold * parts)).min(room / each) } else { 0 };
+        let fit = fit.max(stretch).min(fair).max(1);
+        let tile = if grid.columns { (tile_statistics(grid) / parts).max(1) } else { 1 };
+        // Where runs are short, as many as make whole lines of the caches (of float32), if there are so many.
+        let whole = 16 / gcd(16, parts * if grid.columns { grid.fold } else { grid.len });
+        let most = if grid.in_lines() { tile.next_multiple_of(whole) } else { tile };
+        let unit = if fit >= most { most } else { tile };
+        let statistics = (fit / unit * unit).max(unit).min(per_sample);
+        let tasks = sample_parts(*samples) * per_sample.div_ceil(statistics);
+        // Rows that leave the cache cost the same either way; narrow columns far apart cost more.
+        let cached = statistics * each <= 2 * cache || lines || !grid.columns;
+        let busy = tasks >= 4 * threads || Cut::new(grid).chunks == 1 && tasks >= 2 * threads;
+        (threads == 1 || cached && busy).then_some(statistics)
+    }
+
     /// Whether its outputs are stored past the caches.
     fn streams(&self, threads: usize, caches: &Caches) -> bool {
         let from = Work::stream_from(caches);
@@ -213,6 +259,10 @@ pub enum Schedule {
     },
     /// All threads reduce, then all apply, from the end backwards.
     Split,
+    /// Nothing is reduced, as the statistics are given.
+    Given,
+    /// Some lines at a time, each from start to end.
+    Lines,
 }
 
 /// Who does what, and when.
@@ -229,48 +279,30 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan for this work.
+    /// The plan for this work: a reduction and what follows from it.
     pub fn new(work: &Work, threads: usize, caches: &Caches) -> Plan {
-        let grid = &work.grid;
-        let threads = threads.min(work.read / SHARE).max(1);
-        let stream = work.streams(threads, caches);
-        let all = grid.statistics() / work.parts;
-        let per_sample = all / work.samples;
-        let each = (work.read / all).max(1); // bytes
-        let cache = caches.l2_or_common();
-        // Four tasks a thread, so that uneven ends cost little.
-        let fair = sample_parts(work.samples) * per_sample / (4 * threads);
-        let fit = SLAB.min(cache / SLABS) / each;
-        let lines = grid.columns && grid.in_lines();
-        // Where a new stretch of memory is slow to begin, long ones are worth more than that all is found in the cache again.
-        let room = match (caches.stores, stream) {
-            (Stores::Late, _) => 0,
-            (_, true) => 2 * cache,
-            (_, false) => cache / 2,
+        let threads = work.threads(threads);
+        let waits = work.written > 0 && work.read < SPLIT && Cut::new(&work.grid).chunks == 1;
+        let fewer = successors(Some(threads), |&threads| waits.then_some(threads / 2));
+        let fused = fewer.take_while(|&threads| threads > 0).find_map(|threads| {
+            let stream = work.streams(threads, caches);
+            Some((threads, stream, work.task(threads, stream, caches)?))
+        });
+        let Some((threads, stream, statistics)) = fused else {
+            return Plan { threads, schedule: Schedule::Split, stream: work.streams(threads, caches), behind: false };
         };
-        let stretch = if lines { (STRETCH / (grid.fold * work.parts)).min(room / each) } else { 0 };
-        let fit = fit.max(stretch).min(fair).max(1);
-        let tile = if grid.columns { (tile_statistics(grid) / work.parts).max(1) } else { 1 };
-        // Where runs are short, as many as make whole lines of the caches (of float32), if there are so many.
-        let whole = 16 / gcd(16, work.parts * if grid.columns { grid.fold } else { grid.len });
-        let most = if grid.in_lines() { tile.next_multiple_of(whole) } else { tile };
-        let unit = if fit >= most { most } else { tile };
-        let statistics = (fit / unit * unit).max(unit);
-        let statistics = statistics.min(per_sample);
-        let tasks = sample_parts(work.samples) * per_sample.div_ceil(statistics);
-        // Rows that leave the cache cost the same either way; narrow columns far apart cost more.
-        let cached = statistics * each <= 2 * cache || lines || !grid.columns;
-        let busy = tasks >= 4 * threads || Cut::new(grid).chunks == 1 && tasks >= 2 * threads;
-        let fused = threads == 1 || cached && busy;
-        if !fused && work.read < SPLIT && Cut::new(grid).chunks == 1 {
-            return Plan::new(work, threads / 2, caches);
-        }
-        let schedule = if fused { Schedule::Fused { statistics } } else { Schedule::Split };
         // What is read again behind other statistics' reduction has to wait for these in the cache; if it does, or would not be there
         // anyway, or is one operand alone, reading and writing at once is worth more. (Measured on Zen 4: 0.76 to 0.95 of the
         // time then, but up to 1.3 where two operands are read again from the next cache.)
-        let waits = 2 * statistics * each <= cache || each > cache || work.read <= work.written;
-        Plan { threads, schedule, stream, behind: !stream || waits }
+        let (each, cache) = (work.each(), caches.l2_or_common());
+        let stays = 2 * statistics * each <= cache || each > cache || work.read <= work.written;
+        Plan { threads, schedule: Schedule::Fused { statistics }, stream, behind: !stream || stays }
+    }
+
+    /// The same where nothing is reduced, or all that is are lines by themselves: no thread waits for another.
+    pub fn alone(work: &Work, threads: usize, caches: &Caches, schedule: Schedule) -> Plan {
+        let threads = work.threads(threads);
+        Plan { threads, schedule, stream: work.streams(threads, caches), behind: false }
     }
 }
 

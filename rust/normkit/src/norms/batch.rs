@@ -4,7 +4,7 @@
 use super::mechanics::{Backward, Extras, Forward, affine, known_means};
 use super::{
     ParameterGradients, Statistics, channels, check_eps, check_like, check_parameter, check_shape, isa, parameter,
-    plan, rstd,
+    plan, plan_application, rstd,
 };
 use crate::element::Element;
 use crate::error::{Error, Result, gathered, zeros};
@@ -422,7 +422,8 @@ pub fn batch_norm_gradient_apply<E: Element, G: Element>(
     let inputs = [Input::new(x, &from), Input::new(dy, &along)];
     let apply = crate::pass::Application { grid, inputs, out: Output::new(dx, &to), second: None, mask: None };
     let (read, written) = (x.size() * (size_of::<E>() + size_of::<G>()), x.size() * size_of::<E>());
-    Passes::backward_affine(&apply, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written }), &cells)?;
+    let plan = plan_application(&Work { grid, parts: 1, samples: 1, read, written });
+    Passes::backward_affine(&apply, isa, &plan, &cells)?;
     Ok(())
 }
 

@@ -22,10 +22,10 @@ pub use mechanics::{Extras, Operand};
 pub use moments::{MomentsOf, moments};
 
 use crate::error::{Error, Result, shape_text, zeros};
-use crate::explain::{Way, hear};
+use crate::explain::hear;
 use crate::machine::Caches;
 use crate::parallel::num_threads;
-use crate::plan::{Plan, Work};
+use crate::plan::{Plan, Schedule, Work};
 use crate::simd::Isa;
 use crate::tensor::{Tensor, TensorMut};
 
@@ -111,22 +111,22 @@ pub(crate) fn isa() -> Result<Isa> {
 
 /// The plan for this work on this machine.
 pub(crate) fn plan(work: &Work) -> Plan {
-    planned(work, Way::Planned)
+    planned(work, Plan::new)
 }
 
 /// The same where nothing is reduced, as the coefficients are given.
 pub(crate) fn plan_application(work: &Work) -> Plan {
-    planned(work, Way::Given)
+    planned(work, |work, threads, caches| Plan::alone(work, threads, caches, Schedule::Given))
 }
 
 /// The same where lines are taken by themselves.
 pub(crate) fn plan_lines(work: &Work) -> Plan {
-    planned(work, Way::Lines)
+    planned(work, |work, threads, caches| Plan::alone(work, threads, caches, Schedule::Lines))
 }
 
-fn planned(work: &Work, way: Way) -> Plan {
+fn planned(work: &Work, plan: impl Fn(&Work, usize, &Caches) -> Plan) -> Plan {
     let caches = Caches::detect();
-    let plan = Plan::new(work, num_threads(), &caches);
-    hear(work, &plan, &caches, way);
+    let plan = plan(work, num_threads(), &caches);
+    hear(work, &plan, &caches);
     plan
 }

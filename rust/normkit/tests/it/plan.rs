@@ -141,6 +141,20 @@ fn plans_are_pure_and_sane() {
     }
 }
 
+/// Few statistics of which little is read: threads are worth it where none waits for another between reducing and applying.
+#[test]
+fn threads_that_do_not_wait_share_little() {
+    let work = work([1, 2, 40_000], false); // 312.5 KiB: a share each for four, two statistics
+    let plan = Plan::new(&work, 8, &CACHES);
+    assert_eq!((plan.threads, plan.schedule), (1, Schedule::Fused { statistics: 1 }));
+    let reduced = Plan::new(&Work { written: 0, ..work }, 8, &CACHES);
+    assert_eq!((reduced.threads, reduced.schedule), (4, Schedule::Split), "nothing is applied");
+    for schedule in [Schedule::Given, Schedule::Lines] {
+        let plan = Plan::alone(&work, 8, &CACHES, schedule);
+        assert_eq!((plan.threads, plan.schedule), (4, schedule));
+    }
+}
+
 /// When outputs are stored past the caches: by what leaves them and who writes, never by a shape.
 #[test]
 fn stores_past_the_caches() {
@@ -167,7 +181,7 @@ fn stretches() {
         let plan = Plan::new(&work(dims, false), 2, &Caches { stores, ..CACHES });
         match plan.schedule {
             Schedule::Fused { statistics } => statistics,
-            Schedule::Split => panic!("{dims:?} is split"),
+            other => panic!("{dims:?} is {other:?}"),
         }
     };
     // Streamed: ten rows of 784 make 8192 elements, two of 3136; of 64 samples there is room for nine of 841.
