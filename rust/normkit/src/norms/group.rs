@@ -13,10 +13,11 @@ use crate::kernels::Pattern;
 use crate::kernels::activation::Activation;
 use crate::kernels::apply::{Affine, GradAffine};
 use crate::kernels::gradients::GradSums;
+use crate::kernels::moments::MomentSums;
 use crate::layout::{Axes, Grid, Walk, grid, keep};
 use crate::moments::{Moments, Sum};
 use crate::parallel::Slots;
-use crate::pass::{Passes, WeightedLines};
+use crate::pass::{Passes, Rule, WeightedLines};
 use crate::plan::{Work, sample_parts};
 use crate::simd::{Isa, Real};
 use crate::tensor::{Tensor, TensorMut, dense_strides};
@@ -147,8 +148,11 @@ pub fn group_norm_fused<E: Element>(
     let short = short_channels(x, axis, width, per_sample, extras);
     if let Some(fold) = short.filter(|&fold| with_table(fold, channels, samples)) {
         let groups = Short { groups, width, fold, ddof };
-        let map = |t: usize, m: Moments| Affine::new(m.mean, statistic(t, m), 0.0);
-        if groups.forward(x, axis, [weight, bias], y, isa, &map)? {
+        let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<E::Compute>]| {
+            let m = m[0].moments();
+            cells[0] = Affine::new(m.mean, statistic(t, m), 0.0);
+        };
+        if groups.forward(x, axis, [weight, bias], y, isa, &rule)? {
             return Ok(statistics);
         }
     }
@@ -384,7 +388,7 @@ impl Short {
         parameters: [Option<&[f64]>; 2],
         y: &TensorMut<E>,
         isa: Isa,
-        map: &(dyn Fn(usize, Moments) -> Affine<E::Compute> + Sync),
+        rule: &dyn Rule<MomentSums, Affine<E::Compute>>,
     ) -> Result<bool> {
         let Short { groups, width, fold, .. } = self;
         let along = self.parameter_strides(&x.shape, axis);
@@ -408,7 +412,7 @@ impl Short {
             runs: groups,
             weight: &weight,
             bias: &bias,
-            rule: map,
+            rule,
         };
         let bytes = x.size() * size_of::<E>();
         Passes::weighted(&pass, isa, &plan_lines(&Work { grid, parts: 1, samples: 1, read: bytes, written: bytes }))?;

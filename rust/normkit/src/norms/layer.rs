@@ -149,20 +149,20 @@ where
     let out = Output::new(y, &to);
     let activation = Activation::Identity;
     let work = Work { grid, parts: 1, samples: 1, read: bytes, written: bytes };
+    let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<E::Compute>]| cells[0] = map(t, m[0].moments());
     if weighted && grid.lines && along.direct() == Some(0) {
         let of_each = |values, default: f64| match rounded(values)? {
             Some(values) => Ok(values),
             None => gathered(std::iter::repeat_n(Real::from_f64(default), sides.count)),
         };
         let (weight, bias) = (of_each(weight, 1.0)?, of_each(bias, 0.0)?);
-        let pass = WeightedLines { grid, x: of, out, runs: 1, weight: &weight, bias: &bias, rule: &map };
+        let pass = WeightedLines { grid, x: of, out, runs: 1, weight: &weight, bias: &bias, rule: &rule };
         Passes::weighted(&pass, isa, &plan_lines(&work))?;
         return Ok(statistics);
     }
     let plan = plan(&work);
     let reduce = Reduction { grid, inputs: [of], known: &unknown, activation, mask: None };
     if !weighted {
-        let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<E::Compute>]| cells[0] = map(t, m[0].moments());
         let apply = Some(Application { grid, inputs: [of], out, second: None, mask: None });
         Passes::forward(&Pass { reduce, parts: 1, apply, cells: 1, samples: 1, rule: &rule }, isa, &plan)?;
         return Ok(statistics);

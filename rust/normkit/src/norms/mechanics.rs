@@ -308,11 +308,7 @@ impl BackwardRuns<'_> {
                 *cell = Affine::new(mean[t], rstd[t], 0.0);
             }
         };
-        let rule = |first: usize, sums: &[GradSums], cells: &mut [GradInner<T>]| {
-            for ((t, &sums), cell) in (first..).zip(sums).zip(cells) {
-                *cell = GradInner(rule(t, sums));
-            }
-        };
+        let rule = |t: usize, sums: &[GradSums], cells: &mut [GradInner<T>]| cells[0] = GradInner(rule(t, sums[0]));
         let gradients = parts.memory().map(Disjoint::new);
         let pass = Runs { grid, runs, fold, inputs, weight, out, known: &known, rule: &rule, gradients };
         T::runs(&pass, isa, &plan)?;

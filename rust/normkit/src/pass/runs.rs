@@ -8,8 +8,8 @@
 
 use std::ops::Range;
 
-use super::Known;
 use super::passes::Passes;
+use super::{Known, Rule};
 use crate::error::{Result, room};
 use crate::kernels::apply::{Affine, Coefficients, GradInner, affine, apply_lines};
 use crate::kernels::flow::Weighted;
@@ -27,9 +27,6 @@ use crate::view::{Input, Output};
 /// made of them.
 const STEP: usize = 6400;
 
-/// The coefficients of the runs from one on, by the sums of each, where those are its statistic's.
-pub(crate) type RunRule<'a, T> = &'a (dyn Fn(usize, &[GradSums], &mut [GradInner<T>]) + Sync);
-
 /// Such a pass.
 pub struct Runs<'a, T> {
     /// Each run is a statistic, or a piece of one.
@@ -44,7 +41,8 @@ pub struct Runs<'a, T> {
     pub out: Output<'a, T>,
     /// x̂ of each run.
     pub known: Known<'a, T>,
-    pub(crate) rule: RunRule<'a, T>,
+    /// The coefficients of each run, by its sums, where those are its statistic's.
+    pub rule: &'a dyn Rule<GradSums, GradInner<T>>,
     /// What the gradients of weight and bias are added to, part by part.
     pub(crate) gradients: [Disjoint<'a, f64>; 2],
 }
@@ -111,9 +109,8 @@ impl<T: Passes> Runs<'_, T> {
             let (number, first) = (task / across, task % across * each);
             let runs = first..(first + each).min(self.runs);
             let samples = number * part..((number + 1) * part).min(self.samples());
-            if !samples.is_empty() {
-                T::dispatch(isa, Take { pass: self, part: number, samples, runs, stream, state });
-            }
+            debug_assert!(!samples.is_empty());
+            T::dispatch(isa, Take { pass: self, part: number, samples, runs, stream, state });
         };
         run(plan.threads, parts * across, state, task, |_| ())
     }
@@ -187,7 +184,7 @@ impl<T: Real> Take<'_, '_, T> {
         }
         cells.resize(n, <GradInner<T> as Coefficients<T, 3, 5>>::NONE);
         for ((t, sums), of) in lines.clone().step_by(step).zip(totals.chunks(each)).zip(cells.chunks_mut(each)) {
-            (self.pass.rule)(t, sums, of);
+            self.pass.rule.all(t, 1, sums, 1, of);
         }
         // SAFETY: tasks have different samples or different runs.
         unsafe {

@@ -5,6 +5,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::Rule;
 use super::passes::Passes;
 use crate::error::{Result, room};
 use crate::kernels::apply::{Affine, apply_weights};
@@ -12,14 +13,10 @@ use crate::kernels::lines::moments_lines;
 use crate::kernels::moments::MomentSums;
 use crate::layout::Grid;
 use crate::memory::Memory;
-use crate::moments::Moments;
 use crate::parallel::run;
 use crate::plan::{Plan, lines_of_task, lines_together};
 use crate::simd::{Aligned, Isa, Kernel, Real, Simd, Stored, streams_alone};
 use crate::view::{Input, Output};
-
-/// The affine map of run t, by its moments.
-pub(crate) type LineRule<'a, T> = &'a (dyn Fn(usize, Moments) -> Affine<T> + Sync);
 
 /// Such a pass.
 pub struct WeightedLines<'a, T> {
@@ -32,7 +29,8 @@ pub struct WeightedLines<'a, T> {
     /// One of each for each element of a sample.
     pub weight: &'a [T],
     pub bias: &'a [T],
-    pub(crate) rule: LineRule<'a, T>,
+    /// The affine map of each run, by its moments.
+    pub rule: &'a dyn Rule<MomentSums, Affine<T>>,
 }
 
 /// What a thread keeps.
@@ -40,8 +38,7 @@ struct State<T> {
     /// Copies of x and y, where these cannot be used in place.
     copies: [Aligned<T>; 2],
     sums: Vec<MomentSums>,
-    /// The map of each line, and where its weights begin.
-    cells: Vec<(Affine<T>, usize)>,
+    cells: Vec<Affine<T>>,
 }
 
 impl<T: Passes> WeightedLines<'_, T> {
@@ -93,15 +90,8 @@ impl<T: Real, E: Memory<T>> Kernel<T> for Take<'_, '_, T, E> {
         sums.clear();
         sums.resize(lines.len(), MomentSums::default());
         moments_lines(s, x.rows_as_lines(), sums, &mut ());
-        cells.clear();
-        let mut first = lines.start % runs * grid.len;
-        for (t, sums) in lines.clone().zip(&*sums) {
-            cells.push((rule(t, sums.moments()), first));
-            first += grid.len;
-            if first == weight.len() {
-                first = 0;
-            }
-        }
+        cells.resize(lines.len(), Affine::EMPTY);
+        rule.all(lines.start, 1, sums, 1, cells);
         // SAFETY: each line is one task's.
         unsafe {
             E::fill(
@@ -119,8 +109,8 @@ impl<T: Real, E: Memory<T>> Kernel<T> for Take<'_, '_, T, E> {
                         out,
                         #[inline(always)]
                         |r| {
-                            let (cell, first) = cells[r];
-                            (cell, [&weight[first..][..grid.len], &bias[first..][..grid.len]])
+                            let first = if *runs == 1 { 0 } else { (lines.start + r) % runs * grid.len };
+                            (cells[r], [&weight[first..][..grid.len], &bias[first..][..grid.len]])
                         },
                         stream,
                     );
