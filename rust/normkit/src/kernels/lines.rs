@@ -41,7 +41,7 @@ pub(crate) fn moments_lines<T: Real, E: Stored<T>, S: Simd<T>>(
             |l| ([at[l]], s.splat(at[l])),
             #[inline(always)]
             |[x], at| {
-                let d = s.sub(x, at);
+                let d = s.difference(x, at);
                 [d, s.mul(d, d)]
             },
             |_, _| [],

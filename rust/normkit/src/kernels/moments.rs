@@ -116,7 +116,7 @@ fn squares_of<T: Real, E: Stored<T>, S: Simd<T>>(s: S, x: Tile<E>, at: T, behind
         behind,
         #[inline(always)]
         |[x]| {
-            let d = s.sub(x, v);
+            let d = s.difference(x, v);
             [d, s.mul(d, d)]
         },
     )
@@ -300,7 +300,7 @@ fn squares_about<T: Real, E: Stored<T>, S: Simd<T>>(
         [lost],
         #[inline(always)]
         |[x], [at]| {
-            let d = s.sub(x, at);
+            let d = s.difference(x, at);
             [d, s.mul(d, d)]
         },
     );

@@ -5,10 +5,21 @@ use super::lines::map_run;
 use super::loops::load;
 use super::{Lines, LinesMut, Real, Simd, Stored, inlined, mapped};
 
+/// Where what is reduced comes from, as far as is known when code is compiled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Some cache, or memory.
+    Anywhere,
+    /// A cache.
+    Cache,
+    /// Memory, as outputs go there past the caches.
+    Memory,
+}
+
 /// What is done while something else is reduced.
 pub trait Behind {
-    /// Whether what is reduced is in a cache, as far as the plan knows.
-    const IN_CACHE: bool = false;
+    /// Where that comes from.
+    const ORIGIN: Origin = Origin::Anywhere;
     /// How many of `most` steps of `step` elements can be done now, at least one, and what does the step that begins at
     /// an offset: to be called for each of them.
     fn segment(&mut self, step: usize, most: usize) -> (usize, impl Fn(usize));
@@ -214,6 +225,8 @@ impl<'t, T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, N, const K: usize, co
 where
     N: FnMut() -> Option<Waiting<'t, E, X::Of, K>>,
 {
+    const ORIGIN: Origin = if STREAM { Origin::Memory } else { Origin::Anywhere };
+
     #[inline(always)]
     fn segment(&mut self, step: usize, most: usize) -> (usize, impl Fn(usize)) {
         debug_assert!(step.is_multiple_of(S::N));
@@ -301,7 +314,7 @@ impl<'t, T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize> Locks
 
 impl<T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize> Behind for Lockstep<'_, T, E, S, X, K> {
     /// It is for calls that store nothing past the caches.
-    const IN_CACHE: bool = true;
+    const ORIGIN: Origin = Origin::Cache;
 
     #[inline(always)]
     fn segment(&mut self, _step: usize, most: usize) -> (usize, impl Fn(usize)) {

@@ -4,8 +4,10 @@
 use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering;
 
-use super::loops::{add_wide, half_fold, load, store_head, stream_lines, to_boundary};
-use super::{AHEAD, AHEAD_ALONG, Behind, Fold, LINE, Lines, LinesMut, Real, Simd, Stored, Tile, Wide, inlined, mapped};
+use super::loops::{add_wide, block_sums, half_fold, load, store_head, stream_lines, to_boundary, unrolls};
+use super::{
+    AHEAD, AHEAD_ALONG, Behind, Fold, LINE, Lines, LinesMut, Origin, Real, Simd, Stored, Tile, Wide, inlined, mapped,
+};
 
 /// Lines whose sums are taken together.
 pub(crate) const AT_ONCE: usize = 16;
@@ -37,7 +39,7 @@ pub(crate) fn line_sums<
     let (rows, count, len) = (lines[0].rows(), lines[0].lines(), lines[0].len());
     assert!(rows > 0 && len > 0 && count <= AT_ONCE);
     let registers = T::LANES / S::N;
-    let along_memory = K > 1 && !Q::IN_CACHE && rows == 1 && lines[0].step() == len as isize;
+    let along_memory = K > 1 && Q::ORIGIN != Origin::Cache && rows == 1 && lines[0].step() == len as isize;
     let ahead = if along_memory { AHEAD_ALONG.load(Ordering::Relaxed) } else { AHEAD };
     let zero = s.splat_lanes(T::ZERO);
     let mut outer = [const { MaybeUninit::<[Wide<T, S>; M]>::uninit() }; AT_ONCE];
@@ -55,6 +57,22 @@ pub(crate) fn line_sums<
                 let (begin, first) = (i, r == 0 && i == 0);
                 let mut inner = [zero; M];
                 let end = len.min(i + T::FLUSH * T::LANES);
+                if unrolls(K, Q::ORIGIN) && B == 0 && end - i == T::FLUSH * T::LANES {
+                    inner = block_sums(
+                        s,
+                        #[inline(always)]
+                        |at| {
+                            debug_assert!(i + at + S::N <= len);
+                            for from in from {
+                                s.will_read(from.wrapping_add(i + at), ahead);
+                            }
+                            // SAFETY: so many whole steps are left in the run.
+                            f(unsafe { load(s, &from, i + at, S::N, &fills) }, of)
+                        },
+                        |_| (),
+                    );
+                    i = end;
+                }
                 while i + T::LANES <= end {
                     for u in 0..registers {
                         debug_assert!(i + (u + 1) * S::N <= len);

@@ -34,7 +34,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::element::{Sink, Source};
 
 pub(crate) use aligned::Aligned;
-pub use behind::Behind;
+pub use behind::{Behind, Origin};
 pub(crate) use behind::{Each, Follower, Lockstep, Waiting, inlined_next};
 pub use halves::Halves;
 pub(crate) use halves::{Half, narrow, widen};
@@ -223,6 +223,11 @@ pub trait Simd<T: Real>: Copy + 'static {
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`, for where additions are waited for: by the multipliers, if these are others than the adders.
+    #[inline(always)]
+    fn difference(self, a: Self::V, b: Self::V) -> Self::V {
+        self.sub(a, b)
+    }
     /// `a * b`
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a / b`
