@@ -59,12 +59,12 @@ pub struct Cut {
     chunk_rows: usize,
     segments: usize,
     segment: usize,
-    block_rows: usize,
-    block: usize,
+    pub(crate) blocks: Steps,
 }
 
-/// How the blocks of a [`Cut`] are divided where each element is by itself, and so fixes nothing.
-#[derive(Clone, Copy)]
+/// How a rectangle is divided into smaller ones: the blocks of a [`Cut`], or, where each element is by itself and so nothing is fixed by
+/// it, as many as are copied at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Steps {
     rows: usize,
     columns: usize,
@@ -75,29 +75,32 @@ impl Cut {
     pub fn new(grid: &Grid) -> Cut {
         let (rows, len) = (grid.rows, grid.len);
         if grid.lines {
-            return Cut { chunks: 1, chunk_rows: rows, segments: 1, segment: len, block_rows: rows, block: len };
+            let blocks = Steps { rows, columns: len };
+            return Cut { chunks: 1, chunk_rows: rows, segments: 1, segment: len, blocks };
         }
         if grid.columns && grid.in_lines() {
             let block_rows = (LINES / grid.fold).clamp(1, BLOCK_ROWS);
             let least = (CHUNK / grid.fold).clamp(1, CHUNK_ROWS);
             let chunk_rows = rows.div_ceil(CHUNKS).max(least).next_multiple_of(block_rows);
             let chunks = rows.div_ceil(chunk_rows);
-            return Cut { chunks, chunk_rows, segments: 1, segment: len, block_rows, block: len };
+            let blocks = Steps { rows: block_rows, columns: len };
+            return Cut { chunks, chunk_rows, segments: 1, segment: len, blocks };
         }
         if grid.columns {
             let chunk_rows = rows.div_ceil(CHUNKS).max(CHUNK_ROWS).next_multiple_of(BLOCK_ROWS);
             let chunks = rows.div_ceil(chunk_rows);
-            return Cut { chunks, chunk_rows, segments: 1, segment: len, block_rows: BLOCK_ROWS, block: len };
+            let blocks = Steps { rows: BLOCK_ROWS, columns: len };
+            return Cut { chunks, chunk_rows, segments: 1, segment: len, blocks };
         }
         let target = (rows * len).div_ceil(CHUNKS).max(CHUNK);
-        let (block_rows, block) = if len < BLOCK { (BLOCK / len, len) } else { (1, BLOCK) };
+        let blocks = Steps { rows: (BLOCK / len).max(1), columns: len.min(BLOCK) };
         if len > target {
             let segment = len.div_ceil(len.div_ceil(target)).next_multiple_of(BLOCK);
             let segments = len.div_ceil(segment);
-            Cut { chunks: rows * segments, chunk_rows: 1, segments, segment, block_rows, block }
+            Cut { chunks: rows * segments, chunk_rows: 1, segments, segment, blocks }
         } else {
-            let chunk_rows = (target / len).next_multiple_of(block_rows);
-            Cut { chunks: rows.div_ceil(chunk_rows), chunk_rows, segments: 1, segment: len, block_rows, block }
+            let chunk_rows = (target / len).next_multiple_of(blocks.rows);
+            Cut { chunks: rows.div_ceil(chunk_rows), chunk_rows, segments: 1, segment: len, blocks }
         }
     }
 
@@ -108,29 +111,10 @@ impl Cut {
         let column = i % self.segments * self.segment;
         (row..(row + self.chunk_rows).min(grid.rows), column..(column + self.segment).min(grid.len))
     }
-
-    /// The most elements that are used at a time: what operands that are not used in place are copied to.
-    pub(crate) fn most(&self, grid: &Grid, steps: Steps) -> usize {
-        let rows = if grid.lines { tile_statistics(grid) } else { self.block_rows.min(steps.rows) };
-        let columns = if grid.columns { columns_at_once(grid) } else { self.block.min(steps.columns).min(grid.len) };
-        rows.min(grid.rows) * columns
-    }
-
-    /// The rows of a chunk, block by block.
-    #[inline(always)]
-    pub(crate) fn rows(&self, rows: Range<usize>) -> impl DoubleEndedIterator<Item = Range<usize>> {
-        parts(rows, self.block_rows)
-    }
-
-    /// The columns of a chunk, block by block.
-    #[inline(always)]
-    pub(crate) fn columns(&self, columns: &Range<usize>) -> impl DoubleEndedIterator<Item = Range<usize>> {
-        parts(columns.clone(), self.block)
-    }
 }
 
 impl Steps {
-    /// Whole blocks.
+    /// Not at all.
     pub(crate) const WHOLE: Steps = Steps { rows: usize::MAX, columns: usize::MAX };
 
     /// So few elements that copies of some operands, of whom this is one, stay in the first-level cache. Statistics that
@@ -145,13 +129,20 @@ impl Steps {
         Steps { rows: (COPIED / grid.len).max(1), columns: COPIED }
     }
 
-    /// The rows of a block, step by step.
+    /// The most elements of a step: what operands that are not used in place are copied to.
+    pub(crate) fn most(self, grid: &Grid) -> usize {
+        let rows = if grid.lines { tile_statistics(grid) } else { self.rows };
+        let columns = if grid.columns { columns_at_once(grid) } else { self.columns.min(grid.len) };
+        rows.min(grid.rows) * columns
+    }
+
+    /// The rows, step by step.
     #[inline(always)]
     pub(crate) fn rows(self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
         parts(rows, self.rows)
     }
 
-    /// The columns of a block, step by step.
+    /// The columns, step by step.
     #[inline(always)]
     pub(crate) fn columns(self, columns: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
         parts(columns.clone(), self.columns)

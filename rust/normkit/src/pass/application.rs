@@ -41,7 +41,7 @@ impl<T: Real, const K: usize> Application<'_, T, K> {
         plan.stream && self.is_direct::<E>() && (!lines || adjoin || streams_alone::<E>(len))
     }
 
-    /// How blocks are divided.
+    /// How what is applied is divided.
     fn steps<E: Stored<T>>(&self) -> Steps {
         if self.is_direct::<E>() { Steps::WHOLE } else { Steps::of_copies(&self.grid) }
     }
@@ -171,6 +171,8 @@ impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: u
         debug_assert!(!self.stream || self.application.is_direct::<E>());
         let (cut, grid, w) = (self.cut, &self.application.grid, self.piece.1.clone());
         let steps = self.application.steps::<E>();
+        // From the last chunk to the first, but each from start to end: what was read last is still in a cache, and one long run is better
+        // than blocks. (Measured on Zen 4: runs of 50 KB, block by block from their ends, took up to twice as long.)
         if grid.columns && !grid.in_lines() {
             let pattern = Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold };
             expand(pattern, self.cells, self.scratch.take(pattern.len()));
@@ -178,15 +180,11 @@ impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: u
         for chunk in self.chunks.clone().rev() {
             let (rows, columns) = if grid.lines { (w.clone(), 0..grid.len) } else { cut.chunk(grid, chunk) };
             let columns = if grid.columns { columns_of(grid, &w) } else { columns };
-            for rows in cut.rows(rows).rev() {
-                for columns in cut.columns(&columns).rev() {
-                    debug_assert!(!grid.columns || steps.columns(&columns).count() <= 1);
-                    for rows in steps.rows(rows.clone()) {
-                        for columns in steps.columns(&columns) {
-                            // SAFETY: as the caller of `chunks` vouches.
-                            unsafe { self.step(s, &rows, &columns) };
-                        }
-                    }
+            debug_assert!(!grid.columns || steps.columns(&columns).count() <= 1);
+            for rows in steps.rows(rows) {
+                for columns in steps.columns(&columns) {
+                    // SAFETY: as the caller of `chunks` vouches.
+                    unsafe { self.step(s, &rows, &columns) };
                 }
             }
         }

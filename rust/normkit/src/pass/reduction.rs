@@ -12,7 +12,7 @@ use crate::kernels::apply::{Affine, Applied, Coefficients};
 use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
 use crate::memory::Memory;
-use crate::plan::{Cut, Steps, stretch_statistics, tile_statistics};
+use crate::plan::{Cut, stretch_statistics, tile_statistics};
 use crate::simd::{Behind, Follower, Kernel, Real, Simd, Stored, mapped};
 use crate::view::Input;
 
@@ -95,7 +95,8 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
 
     /// What a thread needs for it.
     pub(super) fn needs<E: Stored<T>>(&self) -> Needs {
-        let mut needs = Needs::of::<T, E>(&self.grid, Steps::WHOLE, &self.inputs, self.mask.is_some(), [None, None]);
+        let mut needs =
+            Needs::of::<T, E>(&self.grid, Cut::new(&self.grid).blocks, &self.inputs, self.mask.is_some(), [None, None]);
         needs.packed[..K].fill(needs.mask);
         needs
     }
@@ -130,7 +131,7 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
             }
         } else if grid.in_lines() {
             let columns = columns_of(grid, &w);
-            for rows in cut.rows(if grid.lines { 0..1 } else { rows }) {
+            for rows in cut.blocks.rows(if grid.lines { 0..1 } else { rows }) {
                 let tiles = tiles::<_, E, _, K>(s, inputs, k, if grid.lines { &w } else { &rows }, &columns, stages);
                 let lines = mapped(tiles, |tile| if grid.lines { tile.rows_as_lines() } else { tile.cut(grid.fold) });
                 A::lines(s, lines, &cells, *activation, into, behind);
@@ -139,7 +140,7 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
             let columns = columns_of(grid, &w);
             let pattern = Pattern { repeat: grid.repeat, width: w.len(), fold: grid.fold };
             A::prepare(pattern, &cells, scratch);
-            for rows in cut.rows(rows) {
+            for rows in cut.blocks.rows(rows) {
                 let mut tiles = tiles::<_, E, _, K>(s, inputs, k, &rows, &columns, stages);
                 if let Some(mask) = mask {
                     debug_assert!(grid.repeat == 1 && grid.fold == 1);
@@ -150,8 +151,8 @@ impl<T: Real, const K: usize> Reduction<'_, T, K> {
                 }
             }
         } else {
-            for rows in cut.rows(rows) {
-                for columns in cut.columns(&columns) {
+            for rows in cut.blocks.rows(rows) {
+                for columns in cut.blocks.columns(&columns) {
                     let mut tiles = tiles::<_, E, _, K>(s, inputs, k, &rows, &columns, stages);
                     if let Some(mask) = mask.as_ref().filter(|_| ALONE) {
                         tiles = pack(tiles, mask.tile(s, k, &rows, &columns, stage), packed);

@@ -6,7 +6,7 @@ use super::stages::{MOST, Stages};
 use crate::error::{Result, room};
 use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
-use crate::plan::{Cut, Steps, columns_at_once, stretch_statistics};
+use crate::plan::{Steps, columns_at_once, stretch_statistics};
 use crate::simd::{Aligned, Isa, Real, Stored};
 use crate::view::{Input, Output};
 
@@ -78,7 +78,7 @@ impl Needs {
         masked: bool,
         outputs: [Option<&Output<T>>; 2],
     ) -> Needs {
-        let block = Cut::new(grid).most(grid, steps);
+        let block = steps.most(grid);
         let mut needs = Needs { cells: stretch_statistics(grid).min(grid.statistics()), ..Needs::default() };
         if grid.columns && !grid.in_lines() {
             needs.columns = columns_at_once(grid);
