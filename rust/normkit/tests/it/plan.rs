@@ -198,10 +198,10 @@ fn stretches() {
     assert_eq!(statistics(Stores::Late, [32, 256, 14 * 14]), 4);
 }
 
-/// Statistics whose outputs are stored past the caches are applied behind others, unless two operands would have to be read
-/// again from the next cache for it.
+/// Whether statistics are applied behind others that are reduced. Past the caches: unless two operands would have to be read again from
+/// the next cache for it. Through them: unless all is found in the last cache.
 #[test]
-fn stores_past_the_caches_behind_reductions() {
+fn behind_reductions() {
     let of = |stores, dims: [usize; 3], operands: usize| {
         let forward = work(dims, false);
         let plan = Plan::new(&Work { read: operands * forward.written, ..forward }, 2, &Caches { stores, ..CACHES });
@@ -209,10 +209,14 @@ fn stores_past_the_caches_behind_reductions() {
     };
     for operands in [1, 2] {
         assert_eq!(of(Stores::Early, [32, 512, 56 * 56], operands), (true, operands == 1), "two stay in no cache");
-        assert_eq!(of(Stores::Early, [128, 64, 112 * 112], operands), (true, true), "one stays in no cache");
+        assert_eq!(of(Stores::Early, [128, 64, 112 * 112], operands), (true, operands == 1), "one stays in no cache");
         assert_eq!(of(Stores::Early, [2, 4096, 64 * 64], operands), (true, true), "two stay in the cache");
         assert_eq!(of(Stores::Late, [32, 512, 56 * 56], operands), (false, true), "through the caches");
+        assert_eq!(of(Stores::Late, [8, 256, 14 * 14], operands), (false, true), "through the caches");
+        assert_eq!(of(Stores::Early, [16, 256, 14 * 14], operands), (false, false), "all is near");
     }
+    assert_eq!(of(Stores::Early, [32, 256, 14 * 14], 1), (false, false), "all is near");
+    assert_eq!(of(Stores::Early, [32, 256, 14 * 14], 2), (false, true), "some is not");
 }
 
 /// Where statistics are split into chunks, a long stretch leaves something to do for every thread.
