@@ -265,7 +265,7 @@ pub enum Schedule {
         /// Statistics of a task.
         statistics: usize,
     },
-    /// All threads reduce, then all apply, from the end backwards.
+    /// All threads reduce, then all apply, from the last chunk to the first.
     Split,
     /// Nothing is reduced, as the statistics are given.
     Given,

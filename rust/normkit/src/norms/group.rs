@@ -380,7 +380,7 @@ impl Short {
         (grid.lines && walks[P - 1].is_dense()).then_some((grid, walks))
     }
 
-    /// The forward pass with parameters that vary inside the groups, where that can be. `map` is that of a group, without them.
+    /// The forward pass with parameters that vary inside the groups, where that can be. `rule` is that of a group, without them.
     fn forward<E: Element>(
         self,
         x: &Tensor<E>,

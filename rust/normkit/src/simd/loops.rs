@@ -146,7 +146,8 @@ pub(super) fn unrolls(operands: usize, origin: Origin) -> bool {
     operands == 1 && origin != Origin::Memory
 }
 
-/// Sums of [`Real::FLUSH`] steps, of which `terms` makes the terms of the register at an offset. The loop is unrolled.
+/// Sums of [`Real::FLUSH`] steps, of which `terms` makes the terms of the register at an offset. The compiler unrolls the loop (float32).
+/// A sum of negative zeros alone is one, too: to be added to something before anyone sees it.
 #[inline(always)]
 pub(super) fn block_sums<T: Real, S: Simd<T>, const M: usize>(
     s: S,
