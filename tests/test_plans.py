@@ -78,17 +78,17 @@ def test_threads_by_size(capsys):
         for shape, expected in [
             ((8, 64, 8, 8), "2, as less than 192 KiB is read"),
             ((6, 128, 8, 8), "3"),
-            ((1, 1, 250, 250), "1, as less than 512 KiB is read, of few statistics"),
+            ((1, 4, 175, 175), "1, as less than 512 KiB is read, of few statistics"),
         ]:
             (plan,) = shown(capsys, lambda shape=shape: nk.batch_norm(np.ones(shape, F32)))
             assert plan["threads"] == expected
-        one = np.ones(1)
+        one = np.ones(4)
         for alone in [
             lambda x: nk.batch_norm_inference(x, one, one),
             lambda x: nk.moments(x, (0, 2, 3)),
-            lambda x: nk.layer_norm(x.reshape(50, 1250), np.ones(1250)),
+            lambda x: nk.layer_norm(x.reshape(50, 2450), np.ones(2450)),
         ]:
-            (plan,) = shown(capsys, lambda alone=alone: alone(np.ones((1, 1, 250, 250), F32)))
+            (plan,) = shown(capsys, lambda alone=alone: alone(np.ones((1, 4, 175, 175), F32)))
             assert plan["threads"] == "3"  # no thread waits for another
 
 
