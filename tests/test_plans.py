@@ -128,3 +128,18 @@ def test_after_an_exception(capsys):
     with pytest.raises(KeyError), nk.show_plans():
         fails()
     assert "schedule" in capsys.readouterr().out
+
+
+def test_tables_of_parameters_begin_anywhere_in_a_sample(capsys):
+    """Groups of short channels are taken as lines, some at a time: here 85, which are not whole samples of eight."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((64, 24, 4, 4), dtype=F32)
+    weight, bias = rng.standard_normal((2, 24))
+    (plan,) = shown(capsys, lambda: nk.group_norm(x, 8, weight, bias))
+    assert plan["schedule"].startswith("some lines at a time")
+    y, _ = nk.group_norm(x, 8, weight, bias)
+    groups = x.astype(np.float64).reshape(64, 8, -1)
+    centred = groups - groups.mean(-1, keepdims=True)
+    expected = (centred / np.sqrt(groups.var(-1, keepdims=True) + 1e-5)).reshape(x.shape)
+    expected = expected * weight[:, None, None] + bias[:, None, None]
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
