@@ -51,6 +51,9 @@ pub const CASES: &[Case] = &[
     case(&[8, 2, 2], 1, 2),
     case(&[300, 16, 7, 7], 1, 2),
     case(&[9, 320, 7, 7], 1, 32),
+    // Groups of short rows with parameters inside: lines that are not taken by whole samples, and many channels in a group.
+    case(&[64, 24, 4, 4], 1, 8),
+    case(&[3, 128, 7, 7], 1, 2),
     // (N, C).
     case(&[7, 1], 1, 1),
     case(&[33, 17], 1, 17),
