@@ -76,31 +76,16 @@ pub trait Coefficients<T: Real, const K: usize, const J: usize>: Copy + Send + S
     }
 }
 
-/// `O` outputs, from the one of this number on.
+/// The first or the second output.
 #[inline(always)]
-fn outputs<
-    T: Real,
-    S: Simd<T>,
-    B: Coefficients<T, K, J>,
-    const K: usize,
-    const J: usize,
-    const FROM: usize,
-    const O: usize,
->(
+fn output<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K: usize, const J: usize>(
     s: S,
     like: B,
+    second: bool,
     operands: [S::V; K],
     coefficients: [S::V; J],
-) -> [S::V; O] {
-    debug_assert!(FROM + O == 1 || FROM + O == 2 && B::SECOND);
-    let mut outputs = [s.splat(T::ZERO); O];
-    for (o, output) in outputs.iter_mut().enumerate() {
-        *output = match FROM + o {
-            0 => like.of(s, operands, coefficients),
-            _ => like.second(s, operands, coefficients),
-        };
-    }
-    outputs
+) -> S::V {
+    if B::SECOND && second { like.second(s, operands, coefficients) } else { like.of(s, operands, coefficients) }
 }
 
 /// A cell's coefficients in registers.
@@ -151,28 +136,27 @@ pub(crate) fn apply_rows<
     B: Coefficients<T, K, J>,
     const K: usize,
     const J: usize,
-    const FROM: usize,
-    const O: usize,
 >(
     s: S,
     tiles: [Tile<E>; K],
-    outs: [TileMut<E>; O],
+    out: TileMut<E>,
     cell: B,
+    second: bool,
     stream: bool,
 ) {
     let coefficients = splat(s, cell);
     if B::HEAVY {
         let f = inlined(
             #[inline(always)]
-            |operands, ([], ()): ([S::V; 0], ())| outputs::<T, S, B, K, J, FROM, O>(s, cell, operands, coefficients),
+            |operands, ([], ()): ([S::V; 0], ())| output(s, cell, second, operands, coefficients),
         );
-        map::<T, E, S, (), K, 0, O, true>(s, tiles, outs, stream, |_| ([], ()), f);
+        map::<T, E, S, (), K, 0, true>(s, tiles, out, stream, |_| ([], ()), f);
     } else {
         let f = inlined(
             #[inline(always)]
-            |operands, ([], ()): ([S::V; 0], ())| outputs::<T, S, B, K, J, FROM, O>(s, cell, operands, coefficients),
+            |operands, ([], ()): ([S::V; 0], ())| output(s, cell, second, operands, coefficients),
         );
-        map::<T, E, S, (), K, 0, O, false>(s, tiles, outs, stream, |_| ([], ()), f);
+        map::<T, E, S, (), K, 0, false>(s, tiles, out, stream, |_| ([], ()), f);
     }
 }
 
@@ -185,24 +169,23 @@ pub(crate) fn apply_lines<
     B: Coefficients<T, K, J>,
     const K: usize,
     const J: usize,
-    const FROM: usize,
-    const O: usize,
 >(
     s: S,
     lines: [Lines<E>; K],
-    outs: &[LinesMut<E>; O],
+    out: &LinesMut<E>,
     cells: &[B],
+    second: bool,
     stream: bool,
 ) {
     map_lines(
         s,
         lines,
-        outs,
+        out,
         stream,
         #[inline(always)]
         |l| splat(s, cells[l]),
         #[inline(always)]
-        |operands, coefficients| outputs::<T, S, B, K, J, FROM, O>(s, cells[0], operands, coefficients),
+        |operands, coefficients| output(s, cells[0], second, operands, coefficients),
     );
 }
 
@@ -215,28 +198,27 @@ pub(crate) fn apply_columns<
     B: Coefficients<T, K, J>,
     const K: usize,
     const J: usize,
-    const FROM: usize,
-    const O: usize,
 >(
     s: S,
     tiles: [Tile<E>; K],
-    outs: [TileMut<E>; O],
+    out: TileMut<E>,
     along: [&[T]; J],
     like: B,
+    second: bool,
     stream: bool,
 ) {
     if B::HEAVY {
         let f = inlined(
             #[inline(always)]
-            |operands, (coefficients, ())| outputs::<T, S, B, K, J, FROM, O>(s, like, operands, coefficients),
+            |operands, (coefficients, ())| output(s, like, second, operands, coefficients),
         );
-        map::<T, E, S, (), K, J, O, true>(s, tiles, outs, stream, |_| (along, ()), f);
+        map::<T, E, S, (), K, J, true>(s, tiles, out, stream, |_| (along, ()), f);
     } else {
         let f = inlined(
             #[inline(always)]
-            |operands, (coefficients, ())| outputs::<T, S, B, K, J, FROM, O>(s, like, operands, coefficients),
+            |operands, (coefficients, ())| output(s, like, second, operands, coefficients),
         );
-        map::<T, E, S, (), K, J, O, false>(s, tiles, outs, stream, |_| (along, ()), f);
+        map::<T, E, S, (), K, J, false>(s, tiles, out, stream, |_| (along, ()), f);
     }
 }
 
@@ -251,14 +233,12 @@ pub(crate) fn apply_weights<'a, T: Real, E: Stored<T>, S: Simd<T>>(
 ) {
     let f = inlined(
         #[inline(always)]
-        |[x]: [S::V; 1], ([weight, bias], cell): ([S::V; 2], [S::V; 3])| {
-            [s.add(s.mul(affine(s, x, cell), weight), bias)]
-        },
+        |[x]: [S::V; 1], ([weight, bias], cell): ([S::V; 2], [S::V; 3])| s.add(s.mul(affine(s, x, cell), weight), bias),
     );
-    map::<T, E, S, [S::V; 3], 1, 2, 1, false>(
+    map::<T, E, S, [S::V; 3], 1, 2, false>(
         s,
         [x],
-        [out],
+        out,
         stream,
         #[inline(always)]
         |r| {

@@ -12,9 +12,7 @@ use crate::layout::Grid;
 use crate::memory::Memory;
 use crate::parallel::run;
 use crate::plan::{Cut, Plan, Steps, split_statistics, tile_statistics};
-use crate::simd::{
-    Aligned, Isa, Kernel, LINE, Real, Simd, Stored, Tile, TileMut, Waiting, inlined_next, mapped, streams_alone,
-};
+use crate::simd::{Aligned, Isa, Kernel, LINE, Real, Simd, Stored, Tile, Waiting, inlined_next, mapped, streams_alone};
 use crate::view::{Input, Output};
 
 /// Operands to apply coefficients to.
@@ -209,87 +207,42 @@ impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: u
         let scratch = &mut *self.scratch;
         let tiles = tiles::<_, E, _, K>(s, inputs, k, rows, columns, stages);
         let mask = mask.as_ref().map(|mask| mask.tile(s, k, rows, columns, stage));
-        let block = Block { grid, width: piece.1.len(), tiles, mask, cells, stream };
-        debug_assert!(second.is_none() || C::SECOND);
-        let second = second.as_ref().filter(|_| C::SECOND);
-        // SAFETY: as the caller vouches.
-        unsafe {
-            // Past the caches one after the other: a processor has few buffers for lines on their way to memory. The second first, as
-            // the first may be the very memory of an operand.
-            if let Some(second) = second.filter(|_| stream) {
-                let fill = inlined_fill(
+        // The second output first: the first may be the very memory of an operand.
+        for (out, second, staged) in [(second.as_ref(), true, staged_second), (Some(out), false, staged)] {
+            let Some(out) = out else { continue };
+            // SAFETY: as the caller vouches.
+            unsafe {
+                E::fill(
+                    out,
+                    s,
+                    k,
+                    rows,
+                    columns,
+                    staged,
                     #[inline(always)]
-                    |second| block.apply::<S, J, 1, 1>(s, scratch, [second]),
+                    |mut out| {
+                        if grid.lines {
+                            let lines = mapped(tiles, Tile::rows_as_lines);
+                            apply_lines(s, lines, &out.again().rows_as_lines(), cells, second, stream);
+                        } else if grid.in_lines() {
+                            let lines = mapped(tiles, |tile| tile.cut(grid.fold));
+                            apply_lines(s, lines, &out.again().cut(grid.fold), cells, second, stream);
+                        } else if grid.columns {
+                            debug_assert_eq!(out.len(), grid.repeat * piece.1.len() * grid.fold);
+                            let along = scratch.take(out.len());
+                            let mut of: [&[T]; J] = [&[]; J];
+                            for (of, along) in of.iter_mut().zip(along) {
+                                *of = along;
+                            }
+                            apply_columns(s, tiles, out.again(), of, cells[0], second, stream);
+                        } else {
+                            apply_rows(s, tiles, out.again(), cells[0], second, stream);
+                        }
+                        if let Some(mask) = mask {
+                            out.clear_unless(mask);
+                        }
+                    },
                 );
-                E::fill(second, s, k, rows, columns, staged_second, fill);
-            }
-            let fill = inlined_fill(
-                #[inline(always)]
-                |out| match second {
-                    Some(second) if !stream => {
-                        let fill = inlined_fill(
-                            #[inline(always)]
-                            |second| block.apply::<S, J, 0, 2>(s, scratch, [out, second]),
-                        );
-                        E::fill(second, s, k, rows, columns, staged_second, fill);
-                    }
-                    _ => block.apply::<S, J, 0, 1>(s, scratch, [out]),
-                },
-            );
-            E::fill(out, s, k, rows, columns, staged, fill);
-        }
-    }
-}
-
-/// [`inlined`](crate::simd::inlined) for what writes a block.
-#[inline(always)]
-fn inlined_fill<E>(f: impl FnOnce(TileMut<E>)) -> impl FnOnce(TileMut<E>) {
-    f
-}
-
-/// What is applied at a time, where it can be read from.
-struct Block<'b, T, E, C, const K: usize> {
-    grid: &'b Grid,
-    /// Statistics of it.
-    width: usize,
-    tiles: [Tile<'b, E>; K],
-    mask: Option<Tile<'b, T>>,
-    cells: &'b [C],
-    stream: bool,
-}
-
-impl<T: Real, E: Stored<T>, C, const K: usize> Block<'_, T, E, C, K> {
-    #[inline(always)]
-    fn apply<S: Simd<T>, const J: usize, const FROM: usize, const O: usize>(
-        &self,
-        s: S,
-        scratch: &mut Scratch<T>,
-        mut outs: [TileMut<E>; O],
-    ) where
-        C: Coefficients<T, K, J>,
-    {
-        let Block { grid, width, tiles, mask, cells, stream } = *self;
-        let again = outs.each_mut().map(TileMut::again);
-        if grid.lines {
-            let lines = mapped(tiles, Tile::rows_as_lines);
-            apply_lines::<_, _, _, _, K, J, FROM, O>(s, lines, &again.map(TileMut::rows_as_lines), cells, stream);
-        } else if grid.in_lines() {
-            let lines = mapped(tiles, |tile| tile.cut(grid.fold));
-            apply_lines::<_, _, _, _, K, J, FROM, O>(s, lines, &again.map(|out| out.cut(grid.fold)), cells, stream);
-        } else if grid.columns {
-            debug_assert_eq!(tiles[0].len(), grid.repeat * width * grid.fold);
-            let along = scratch.take(tiles[0].len());
-            let mut of: [&[T]; J] = [&[]; J];
-            for (of, along) in of.iter_mut().zip(along) {
-                *of = along;
-            }
-            apply_columns::<_, _, _, _, K, J, FROM, O>(s, tiles, again, of, cells[0], stream);
-        } else {
-            apply_rows::<_, _, _, _, K, J, FROM, O>(s, tiles, again, cells[0], stream);
-        }
-        if let Some(mask) = mask {
-            for out in &mut outs {
-                out.clear_unless(mask);
             }
         }
     }

@@ -195,15 +195,7 @@ impl<T: Real> Take<'_, '_, T> {
                 &(0..len),
                 dx,
                 #[inline(always)]
-                |out| {
-                    apply_lines::<_, _, _, _, 3, 5, 0, 1>(
-                        s,
-                        [x, dy, weight],
-                        &[out.every(every).rows_as_lines()],
-                        cells,
-                        self.stream,
-                    )
-                },
+                |out| apply_lines(s, [x, dy, weight], &out.every(every).rows_as_lines(), cells, false, self.stream),
             );
         }
     }

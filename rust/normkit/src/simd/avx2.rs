@@ -52,6 +52,46 @@ pub(super) unsafe fn fold_pd(v: __m256d) -> f64 {
     }
 }
 
+/// Up to four halves, the first in the lowest bits. (Vectors of a few are made of these: what has just been written piece by piece
+/// to memory would keep the load of all of it waiting.)
+/// # Safety
+/// `n <= 4`, and `p..p + n` is readable.
+#[inline(always)]
+unsafe fn few(p: *const u16, n: usize) -> u64 {
+    debug_assert!(n <= 4);
+    // SAFETY: no more than `n` halves are read.
+    unsafe {
+        match n {
+            0 => 0,
+            1 => u64::from(p.read()),
+            2 => u64::from(p.cast::<u32>().read_unaligned()),
+            3 => u64::from(p.cast::<u32>().read_unaligned()) | u64::from(p.add(2).read()) << 32,
+            _ => p.cast::<u64>().read_unaligned(),
+        }
+    }
+}
+
+/// Writes as many.
+/// # Safety
+/// `n <= 4`, and `p..p + n` is writable.
+#[inline(always)]
+unsafe fn put(p: *mut u16, n: usize, halves: u64) {
+    debug_assert!(n <= 4);
+    // SAFETY: no more than `n` halves are written.
+    unsafe {
+        match n {
+            0 => {}
+            1 => p.write(halves as u16),
+            2 => p.cast::<u32>().write_unaligned(halves as u32),
+            3 => {
+                p.cast::<u32>().write_unaligned(halves as u32);
+                p.add(2).write((halves >> 32) as u16);
+            }
+            _ => p.cast::<u64>().write_unaligned(halves),
+        }
+    }
+}
+
 // SAFETY (every block below without its own note): the token proves that the processor has the instruction, and the
 // caller vouches for the pointer as the trait asks.
 #[allow(clippy::undocumented_unsafe_blocks)]
@@ -288,11 +328,9 @@ impl Halves for Avx2 {
     #[inline(always)]
     unsafe fn load_first(self, p: *const u16, n: usize) -> __m128i {
         debug_assert!(n <= 8);
-        let mut halves = [0u16; 8];
-        for (i, half) in halves.iter_mut().enumerate().take(n) {
-            *half = unsafe { p.add(i).read() };
-        }
-        unsafe { _mm_loadu_si128(halves.as_ptr().cast()) }
+        let low = unsafe { few(p, n.min(4)) };
+        let high = if n > 4 { unsafe { few(p.add(4), n - 4) } } else { 0 };
+        unsafe { _mm_set_epi64x(high as i64, low as i64) }
     }
     #[inline(always)]
     unsafe fn store_halves(self, p: *mut u16, v: __m128i) {
@@ -306,10 +344,9 @@ impl Halves for Avx2 {
     #[inline(always)]
     unsafe fn store_first(self, p: *mut u16, n: usize, v: __m128i) {
         debug_assert!(n <= 8);
-        let mut halves = [0u16; 8];
-        unsafe { _mm_storeu_si128(halves.as_mut_ptr().cast(), v) };
-        for (i, half) in halves.into_iter().enumerate().take(n) {
-            unsafe { p.add(i).write(half) };
+        unsafe { put(p, n.min(4), _mm_cvtsi128_si64(v) as u64) };
+        if n > 4 {
+            unsafe { put(p.add(4), n - 4, _mm_extract_epi64::<1>(v) as u64) };
         }
     }
     #[inline(always)]

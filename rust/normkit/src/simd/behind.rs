@@ -79,20 +79,17 @@ unsafe fn make<T: Real, E: Stored<T>, S: Simd<T>, X: Each<T, K>, const K: usize,
 ) {
     let f = inlined(
         #[inline(always)]
-        |operands, along| [X::output(s, operands, along)],
+        |operands, along| X::output(s, operands, along),
     );
     if !STREAM {
         // SAFETY: the caller vouches for the memory.
-        return unsafe { map_run(s, from, [to], len, false, along, &f) };
+        return unsafe { map_run(s, from, to, len, false, along, &f) };
     }
     let (mut i, zeros) = (0, [s.splat(T::ZERO); K]);
     while i < len {
         debug_assert!(i + S::N <= len && to.wrapping_add(i).addr().is_multiple_of(S::N * size_of::<E>()));
         // SAFETY: as the caller vouches.
-        unsafe {
-            let [value] = f(load(s, &from, i, S::N, &zeros), along);
-            E::stream(s, to.add(i), value);
-        }
+        unsafe { E::stream(s, to.add(i), f(load(s, &from, i, S::N, &zeros), along)) };
         i += S::N;
     }
 }
@@ -247,9 +244,12 @@ where
             move |at| {
                 if steps > 0 {
                     debug_assert!(at + step <= steps * step);
-                    let from = mapped(from, |p| p.wrapping_add(at));
-                    // SAFETY: within the segment, of which as much was left; as above.
-                    unsafe { make::<T, E, S, X, K, STREAM>(s, from, to.wrapping_add(at), step, along) };
+                    for u in 0..step / S::N {
+                        let i = at + u * S::N;
+                        let from = mapped(from, |p| p.wrapping_add(i));
+                        // SAFETY: within the segment, of which as much was left; as above.
+                        unsafe { make::<T, E, S, X, K, STREAM>(s, from, to.wrapping_add(i), S::N, along) };
+                    }
                 }
             },
         );

@@ -4,7 +4,7 @@
 use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering;
 
-use super::loops::{add_wide, block_sums, half_fold, load, store_all, store_head, stream_lines, to_boundary, unrolls};
+use super::loops::{add_wide, block_sums, half_fold, load, store_head, stream_lines, to_boundary, unrolls};
 use super::{
     AHEAD, AHEAD_ALONG, Behind, Fold, LINE, Lines, LinesMut, Origin, Real, Simd, Stored, Tile, Wide, inlined, mapped,
 };
@@ -203,41 +203,34 @@ pub(crate) fn streams_alone<E>(len: usize) -> bool {
     len >= LONG || (len * size_of::<E>()).is_multiple_of(LINE)
 }
 
-/// `outs = f(lines, parameters)`, run by run; `along` gives the parameters of a line. `stream` stores past the caches what
-/// is whole lines of these, of one output alone. An input may be the first output's memory.
+/// `out = f(lines, parameters)`, run by run; `along` gives the parameters of a line. `stream` stores past the caches what
+/// is whole lines of these. An input may be the output's memory.
 #[inline(always)]
-pub(crate) fn map_lines<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const J: usize, const O: usize>(
+pub(crate) fn map_lines<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const J: usize>(
     s: S,
     lines: [Lines<E>; K],
-    outs: &[LinesMut<E>; O],
+    out: &LinesMut<E>,
     stream: bool,
     along: impl Fn(usize) -> [S::V; J],
-    f: impl Fn([S::V; K], [S::V; J]) -> [S::V; O],
+    f: impl Fn([S::V; K], [S::V; J]) -> S::V,
 ) {
-    let shape = outs[0].shape();
-    assert!(lines.iter().all(|of| of.is_like(shape)) && outs.iter().all(|out| out.shape().is_like(shape)));
-    debug_assert!(O == 1 || !stream);
-    let (count, len) = (shape.lines(), shape.len());
+    assert!(lines.iter().all(|of| of.is_like(out.shape())));
+    let (count, len) = (out.shape().lines(), out.shape().len());
     let adjoin = |step: isize| step == len as isize;
-    let adjoining = outs.iter().all(|out| adjoin(out.shape().step())) && lines.iter().all(|of| adjoin(of.step()));
+    let adjoining = adjoin(out.shape().step()) && lines.iter().all(|of| adjoin(of.step()));
     let stream = stream && (count > 1 && adjoining || streams_alone::<E>(len));
-    let to = |r: usize, l: usize| {
-        let mut to = [std::ptr::null_mut(); O];
-        for o in 0..O {
-            to[o] = outs[o].at(r, l);
-        }
-        to
-    };
     if (adjoining || count == 1) && len >= S::N {
-        for r in 0..shape.rows() {
+        for r in 0..out.shape().rows() {
             // SAFETY: so many lines of `len` elements follow each other.
-            unsafe { map_adjoining(s, mapped(lines, |of| of.at(r, 0)), to(r, 0), [count, len], stream, &along, &f) };
+            unsafe {
+                map_adjoining(s, mapped(lines, |of| of.at(r, 0)), out.at(r, 0), [count, len], stream, &along, &f)
+            };
         }
     } else {
-        for r in 0..shape.rows() {
+        for r in 0..out.shape().rows() {
             for l in 0..count {
                 // SAFETY: a run has `len` elements.
-                unsafe { map_run(s, mapped(lines, |of| of.at(r, l)), to(r, l), len, stream, along(l), &f) };
+                unsafe { map_run(s, mapped(lines, |of| of.at(r, l)), out.at(r, l), len, stream, along(l), &f) };
             }
         }
     }
@@ -251,24 +244,24 @@ pub(crate) fn map_lines<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const
 /// to multiples of theirs; one that has the end of a line in it takes parameters of two. (No memory is asked for ahead: an
 /// EPYC does that by itself along so long a run, and takes 0.8 to 0.9 of the time.)
 /// # Safety
-/// All elements are readable from each of `from` on, and writable from each of `to` on; a line is a register at least.
+/// All elements are readable from each of `from` on, and writable from `to` on; a line is a register at least.
 #[inline(always)]
-unsafe fn map_adjoining<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const J: usize, const O: usize>(
+unsafe fn map_adjoining<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const J: usize>(
     s: S,
     from: [*const E; K],
-    to: [*mut E; O],
+    to: *mut E,
     [count, len]: [usize; 2],
     stream: bool,
     along: &impl Fn(usize) -> [S::V; J],
-    f: &impl Fn([S::V; K], [S::V; J]) -> [S::V; O],
+    f: &impl Fn([S::V; K], [S::V; J]) -> S::V,
 ) {
     debug_assert!(len >= S::N);
     let (zeros, all) = ([s.splat(T::ZERO); K], count * len);
     let width = if stream { LINE } else { S::N * size_of::<E>() };
-    let head = to_boundary(to[0], width).min(len);
+    let head = to_boundary(to, width).min(len);
     // Where the last whole line of the caches ends.
     let line = LINE / size_of::<E>();
-    let aligned = to[0].wrapping_add(head).addr().is_multiple_of(LINE);
+    let aligned = to.wrapping_add(head).addr().is_multiple_of(LINE);
     let past = if stream && aligned { head + (all - head) / line * line } else { 0 };
     let mut of = along(0);
     let mut i = 0;
@@ -278,14 +271,10 @@ unsafe fn map_adjoining<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const
         while i < end {
             if i >= head {
                 while i + S::N <= end {
-                    // SAFETY: below the end of this line.
-                    let values = f(unsafe { load(s, &from, i, S::N, &zeros) }, of);
-                    for o in 0..O {
-                        // SAFETY: as above; below `past`, to a multiple of its size.
-                        unsafe {
-                            let to = to[o].add(i);
-                            if i < past { E::stream(s, to, values[o]) } else { E::store(s, to, values[o]) }
-                        }
+                    // SAFETY: below the end of this line; below `past`, to a multiple of its size.
+                    unsafe {
+                        let v = f(load(s, &from, i, S::N, &zeros), of);
+                        if i < past { E::stream(s, to.add(i), v) } else { E::store(s, to.add(i), v) }
                     }
                     i += S::N;
                 }
@@ -299,19 +288,15 @@ unsafe fn map_adjoining<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const
                     }
                 }
                 debug_assert!(i + n <= all && i + n <= end + len);
-                // SAFETY: no more than what is left of all lines.
-                let values = f(unsafe { load(s, &from, i, n, &zeros) }, now);
-                for o in 0..O {
-                    // SAFETY: as above.
-                    unsafe {
-                        let to = to[o].add(i);
-                        if n < S::N {
-                            E::store_n(s, to, n, values[o]);
-                        } else if i >= head && i < past {
-                            E::stream(s, to, values[o]);
-                        } else {
-                            E::store(s, to, values[o]);
-                        }
+                // SAFETY: no more than what is left of all lines; as above.
+                unsafe {
+                    let v = f(load(s, &from, i, n, &zeros), now);
+                    if n < S::N {
+                        E::store_n(s, to.add(i), n, v);
+                    } else if i >= head && i < past {
+                        E::stream(s, to.add(i), v);
+                    } else {
+                        E::store(s, to.add(i), v);
                     }
                 }
                 i += n;
@@ -323,16 +308,16 @@ unsafe fn map_adjoining<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const
 
 /// One run.
 /// # Safety
-/// So many elements are readable from each of `from` on, and writable from each of `to` on.
+/// So many elements are readable from each of `from` on, and writable from `to` on.
 #[inline(always)]
-pub(super) unsafe fn map_run<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usize, const O: usize>(
+pub(super) unsafe fn map_run<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usize>(
     s: S,
     from: [*const E; K],
-    to: [*mut E; O],
+    to: *mut E,
     len: usize,
     stream: bool,
     of: P,
-    f: &impl Fn([S::V; K], P) -> [S::V; O],
+    f: &impl Fn([S::V; K], P) -> S::V,
 ) {
     let zeros = [s.splat(T::ZERO); K];
     let value = inlined(
@@ -351,15 +336,13 @@ pub(super) unsafe fn map_run<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K
             i = stream_lines(s, to, i, len, &value);
         }
         while i + S::N <= len {
-            store_all(s, mapped(to, |to| to.add(i)), value(i, S::N));
+            s.will_write(to.add(i));
+            E::store(s, to.add(i), value(i, S::N));
             i += S::N;
         }
         if i < len {
             debug_assert!(len - i < S::N);
-            let values = value(i, len - i);
-            for o in 0..O {
-                E::store_n(s, to[o].add(i), len - i, values[o]);
-            }
+            E::store_n(s, to.add(i), len - i, value(i, len - i));
         }
     }
 }

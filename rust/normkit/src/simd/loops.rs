@@ -377,27 +377,24 @@ pub(super) fn to_boundary<E>(to: *mut E, width: usize) -> usize {
     if past.is_multiple_of(size_of::<E>()) { (width - past) % width / size_of::<E>() } else { 0 }
 }
 
-/// Elements of runs up to a multiple of `width` bytes of the first; how many these are.
+/// Elements of a run up to a multiple of `width` bytes; how many these are.
 /// # Safety
-/// `len` elements are writable from each of `to` on; `value(i, n)` may be called where `i + n <= len` and `n <= N`.
+/// `len` elements are writable from `to` on; `value(i, n)` may be called where `i + n <= len` and `n <= N`.
 #[inline(always)]
-pub(super) unsafe fn store_head<T: Real, E: Stored<T>, S: Simd<T>, const O: usize>(
+pub(super) unsafe fn store_head<T: Real, E: Stored<T>, S: Simd<T>>(
     s: S,
-    to: [*mut E; O],
+    to: *mut E,
     len: usize,
     width: usize,
-    value: &impl Fn(usize, usize) -> [S::V; O],
+    value: &impl Fn(usize, usize) -> S::V,
 ) -> usize {
-    let head = to_boundary(to[0], width).min(len);
+    let head = to_boundary(to, width).min(len);
     let mut i = 0;
     while i < head {
         let n = (head - i).min(S::N);
         debug_assert!(i + n <= len);
-        let values = value(i, n);
-        for o in 0..O {
-            // SAFETY: as the caller vouches.
-            unsafe { E::store_n(s, to[o].add(i), n, values[o]) };
-        }
+        // SAFETY: as the caller vouches.
+        unsafe { E::store_n(s, to.add(i), n, value(i, n)) };
         i += n;
     }
     head
@@ -407,64 +404,47 @@ pub(super) unsafe fn store_head<T: Real, E: Stored<T>, S: Simd<T>, const O: usiz
 /// # Safety
 /// As of [`store_head`].
 #[inline(always)]
-pub(super) unsafe fn stream_lines<T: Real, E: Stored<T>, S: Simd<T>, const O: usize>(
+pub(super) unsafe fn stream_lines<T: Real, E: Stored<T>, S: Simd<T>>(
     s: S,
-    to: [*mut E; O],
+    to: *mut E,
     mut i: usize,
     len: usize,
-    value: &impl Fn(usize, usize) -> [S::V; O],
+    value: &impl Fn(usize, usize) -> S::V,
 ) -> usize {
-    debug_assert!(O == 1);
     let line = LINE / size_of::<E>();
-    if !to[0].wrapping_add(i).addr().is_multiple_of(LINE) {
+    if !to.wrapping_add(i).addr().is_multiple_of(LINE) {
         return i;
     }
     while i + line <= len {
-        for u in 0..line / S::N {
-            let at = i + u * S::N;
-            debug_assert!(at + S::N <= len);
+        let end = i + line;
+        while i < end {
+            debug_assert!(i + S::N <= len);
             // SAFETY: as the caller vouches; a line is a multiple of a register.
-            unsafe { E::stream(s, to[0].add(at), value(at, S::N)[0]) };
+            unsafe { E::stream(s, to.add(i), value(i, S::N)) };
+            i += S::N;
         }
-        i += line;
     }
     i
 }
 
-/// `outs = f(tiles, parameters)`, element by element; `of` gives the parameters of a row: `J` for each column, and its own.
-/// `stream` stores past the caches, one output alone. An input may be the first output's memory. `HEAVY`: `f` is long, so that one copy of its
-/// code is enough.
+/// `out = f(tiles, parameters)`, element by element; `of` gives the parameters of a row: `J` for each column, and its own.
+/// `stream` stores past the caches. An input may be the output's memory. `HEAVY`: `f` is long, so that one copy of its code
+/// is enough.
 #[inline(always)]
-pub(crate) fn map<
-    'a,
-    T: Real,
-    E: Stored<T>,
-    S: Simd<T>,
-    P: Copy,
-    const K: usize,
-    const J: usize,
-    const O: usize,
-    const HEAVY: bool,
->(
+pub(crate) fn map<'a, T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usize, const J: usize, const HEAVY: bool>(
     s: S,
     tiles: [Tile<E>; K],
-    outs: [TileMut<E>; O],
+    out: TileMut<E>,
     stream: bool,
     of: impl Fn(usize) -> ([&'a [T]; J], P),
-    f: impl Fn([S::V; K], ([S::V; J], P)) -> [S::V; O],
+    f: impl Fn([S::V; K], ([S::V; J], P)) -> S::V,
 ) {
-    let (row_count, len) = (outs[0].rows(), outs[0].len());
-    assert!(tiles.iter().all(|tile| tile.rows() == row_count && tile.len() == len));
-    assert!(outs.iter().all(|out| out.rows() == row_count && out.len() == len));
-    debug_assert!(O == 1 || !stream);
+    let len = out.len();
+    assert!(tiles.iter().all(|tile| tile.rows() == out.rows() && tile.len() == len));
     let zero = s.splat(T::ZERO);
-    for r in 0..row_count {
+    for r in 0..out.rows() {
         let rows = mapped(tiles, |tile| tile.row(r));
-        let mut to = [std::ptr::null_mut(); O];
-        for o in 0..O {
-            to[o] = outs[o].row(r);
-        }
-        let (along, of) = of(r);
+        let (to, (along, of)) = (out.row(r), of(r));
         assert!(along.iter().all(|a| a.len() >= len));
         let along = mapped(along, |a| a.as_ptr());
         let value = inlined(
@@ -489,26 +469,23 @@ pub(crate) fn map<
             }
             while !HEAVY && i + 4 * S::N <= len {
                 for u in 0..4 {
-                    let at = i + u * S::N;
-                    store_all(s, mapped(to, |to| to.add(at)), value(at, S::N));
+                    s.will_write(to.add(i + u * S::N));
+                    E::store(s, to.add(i + u * S::N), value(i + u * S::N, S::N));
                 }
                 i += 4 * S::N;
             }
             while i < len {
                 // One loop does it all where the code is long: up to a whole register, then past the caches.
-                let over = to[0].add(i).addr() % register / size_of::<E>();
-                let n = (len - i).min(if HEAVY && stream { S::N - over } else { S::N });
-                let to = mapped(to, |to| to.add(i));
+                let past = to.add(i).addr() % register / size_of::<E>();
+                let n = (len - i).min(if HEAVY && stream { S::N - past } else { S::N });
                 if n < S::N {
-                    let values = value(i, n);
-                    for o in 0..O {
-                        E::store_n(s, to[o], n, values[o]);
-                    }
+                    E::store_n(s, to.add(i), n, value(i, n));
                 } else if HEAVY && stream {
-                    debug_assert!(to[0].addr().is_multiple_of(register) && i + n <= len);
-                    E::stream(s, to[0], value(i, S::N)[0]);
+                    debug_assert!(to.add(i).addr().is_multiple_of(register) && i + n <= len);
+                    E::stream(s, to.add(i), value(i, n));
                 } else {
-                    store_all(s, to, value(i, S::N));
+                    s.will_write(to.add(i));
+                    E::store(s, to.add(i), value(i, n));
                 }
                 i += n;
             }
@@ -516,21 +493,5 @@ pub(crate) fn map<
     }
     if stream {
         s.fence();
-    }
-}
-
-/// A register of each output.
-/// # Safety
-/// A register is writable at each of `to`.
-#[inline(always)]
-pub(super) unsafe fn store_all<T: Real, E: Stored<T>, S: Simd<T>, const O: usize>(
-    s: S,
-    to: [*mut E; O],
-    values: [S::V; O],
-) {
-    for o in 0..O {
-        s.will_write(to[o]);
-        // SAFETY: the caller vouches for it.
-        unsafe { E::store(s, to[o], values[o]) };
     }
 }

@@ -1,9 +1,12 @@
 //! The edges: NaN and infinity, constants, subnormals, nothing at all, a single value, wrong arguments, aliased memory.
 
 use crate::common::{
-    Array, CASES, Case, Float, Layout, Norm, Values, config, layout, normal, parameters, position, samples,
+    Array, CASES, Case, Float, Layout, Norm, Values, config, configure, layout, normal, parameters, position, samples,
+    widest,
 };
-use normkit::{BatchNormOf, ConvOf, Error, Result, Statistics, Tensor, TensorMut, fold_conv_bn};
+use normkit::{
+    Activation, BatchNormOf, ConvOf, Error, Extras, Operand, Result, Statistics, Tensor, TensorMut, Used, fold_conv_bn,
+};
 use proptest::prelude::*;
 
 /// Both norms of a case.
@@ -370,15 +373,59 @@ fn check_in_place<E: Float>(shape: &[usize], axis: usize, groups: usize, layout:
     }
 }
 
+/// dx over dy where dz has a place of its own, stored past the caches or not: dz is dy or nothing, by the sign of what went
+/// into the ReLU, and dx the same as in a place of its own.
+fn check_two_outputs<E: Float>(shape: &[usize], axis: usize, layout: &Layout, seed: u64) {
+    let array = |seed| Array::<E>::new(shape, layout, |i| normal(seed, i));
+    let (x, dy, residual) = (array(seed), array(!seed), array(seed ^ 1));
+    let of = [1, 2, 3, 4].map(|seed| parameters(seed, shape[axis]));
+    let [mean, rstd, weight, bias] = of.each_ref().map(Vec::as_slice);
+    let tensor = residual.tensor();
+    let extras = Extras { activation: Activation::Relu, residual: Some((&tensor).into()), mask: None };
+    let backward = |dy: &Tensor<E>, dx: &mut TensorMut<E>| {
+        let mut dz = Array::<E>::output(shape, layout);
+        let (used, second) = (Used { mean, rstd, frozen: false }, Some(&mut dz.tensor_mut()));
+        let dy = Operand::from(dy);
+        normkit::batch_norm_fused_backward(&dy, &x.tensor(), axis, used, Some(weight), Some(bias), &extras, dx, second)
+            .expect("valid");
+        dz
+    };
+    let mut y = Array::<E>::output(shape, layout);
+    normkit::batch_norm_inference(&x.tensor(), axis, mean, rstd, Some(weight), Some(bias), &mut y.tensor_mut())
+        .expect("valid");
+    for threads in 1..=2 {
+        let _lock = configure(threads, widest());
+        let mut apart = Array::<E>::output(shape, layout);
+        let dz = backward(&dy.tensor(), &mut apart.tensor_mut());
+        for (((dz, dy), y), residual) in
+            dz.logical().into_iter().zip(dy.logical()).zip(y.logical()).zip(residual.logical())
+        {
+            // (Sums of either sign that are no rounding errors.)
+            let z = y + residual;
+            assert!(
+                z.abs() < 1e-4 || dz == if z > 0.0 { dy } else { 0.0 },
+                "dz of {shape:?}, {layout:?}: {dz}, z {z}, dy {dy}"
+            );
+        }
+        let mut together = dy.clone();
+        let (input, mut out) = together.in_place();
+        let same = backward(&input, &mut out);
+        assert!(apart.bits() == together.bits(), "dx of {shape:?}, {layout:?}, {threads} threads");
+        assert!(dz.bits() == same.bits(), "dz of {shape:?}, {layout:?}, {threads} threads");
+    }
+}
+
 #[test]
 fn in_place() {
     for case in CASES {
         for layout in [Layout::dense(case.shape.len()), Layout { lead: 3, ..Layout::dense(case.shape.len()) }] {
             check_in_place::<f32>(case.shape, case.axis, case.groups, &layout, 1);
+            check_two_outputs::<f32>(case.shape, case.axis, &layout, 1);
         }
     }
     for case in cases() {
         check_in_place::<f64>(case.shape, case.axis, case.groups, &Layout::dense(case.shape.len()), 1);
+        check_two_outputs::<f64>(case.shape, case.axis, &Layout::dense(case.shape.len()), 1);
     }
 }
 
@@ -391,6 +438,7 @@ proptest! {
         seed: u64,
     ) {
         check_in_place::<f32>(&shape, axis, shape[axis], &layout, seed);
+        check_two_outputs::<f32>(&shape, axis, &layout, seed);
     }
 }
 
