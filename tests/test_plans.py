@@ -36,8 +36,32 @@ def test_what_is_said_of_memory(shape, call, expected, capsys):
     (plan,) = shown(capsys, lambda: call(x))
     assert plan.keys() == {"memory", "statistics", "threads", "schedule", "stores"}
     assert plan["statistics"].startswith(expected)
-    read, written = (float(n) * UNITS[unit] for n, unit in re.findall(r"([\d.]+) (\w+)", plan["memory"]))
+    read, written = sizes(plan)
     assert read == written == pytest.approx(x.nbytes, rel=0.05)
+
+
+def sizes(plan):
+    """Bytes read and written."""
+    return [float(n) * UNITS[unit] for n, unit in re.findall(r"([\d.]+) (\w+)", plan["memory"])]
+
+
+@pytest.mark.parametrize(("activation", "operands"), [("relu", 3), ("silu", 3), (None, 2)])
+def test_what_is_said_of_a_residual(activation, operands, capsys):
+    x = np.ones((8, 16, 32, 32), F32)
+    size = pytest.approx(x.nbytes, rel=0.05)
+    given = (np.zeros(16), np.ones(16))
+    for forward in (
+        lambda: nk.batch_norm(x, activation=activation, residual=x),
+        lambda: nk.group_norm(x, 4, activation=activation, residual=x),
+        lambda: nk.batch_norm_inference(x, *given, activation=activation, residual=x),
+    ):
+        (plan,) = shown(capsys, forward)
+        read, written = sizes(plan)
+        assert (read / 2, written) == (size, size)
+    _, cache = nk.batch_norm(x, activation=activation, residual=x, training=True)
+    (plan,) = shown(capsys, lambda: nk.batch_norm_backward(x, cache))
+    read, written = sizes(plan)
+    assert (read / operands, written / 2) == (size, size)  # without an activation the residual itself is not asked for
 
 
 @pytest.mark.parametrize(

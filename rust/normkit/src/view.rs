@@ -223,6 +223,15 @@ impl<'a, T: Real> Output<'a, T> {
         Output { sink: E::sink(tensor.base), straight: walk.direct(), walk, computes: PhantomData }
     }
 
+    /// Bytes of an element.
+    pub(crate) fn element_size(&self) -> usize {
+        match self.sink {
+            Sink::F32(_) => 4,
+            Sink::F64(_) => 8,
+            Sink::F16(_) | Sink::Bf16(_) => 2,
+        }
+    }
+
     /// Whether rows of `len` elements follow each other.
     pub(crate) fn adjoins(&self, len: usize) -> bool {
         self.straight == Some(len as isize)

@@ -383,7 +383,7 @@ pub fn batch_norm_gradient_sums<E: Element, G: Element>(
     let reduce = Reduction { grid, inputs, known: &known, activation, mask: None };
     let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
     let read = x.size() * (size_of::<E>() + size_of::<G>());
-    Passes::backward_frozen(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }))?;
+    Passes::backward_frozen(&pass, isa, &plan(&Work::new(grid, read, 0)))?;
     Ok(sums_of)
 }
 
@@ -422,7 +422,7 @@ pub fn batch_norm_gradient_apply<E: Element, G: Element>(
     let inputs = [Input::new(x, &from), Input::new(dy, &along)];
     let apply = crate::pass::Application { grid, inputs, out: Output::new(dx, &to), second: None, mask: None };
     let (read, written) = (x.size() * (size_of::<E>() + size_of::<G>()), x.size() * size_of::<E>());
-    let plan = plan_application(&Work { grid, parts: 1, samples: 1, read, written });
+    let plan = plan_application(&Work::new(grid, read, written));
     Passes::backward_affine(&apply, isa, &plan, &cells)?;
     Ok(())
 }

@@ -415,7 +415,7 @@ impl Short {
             rule,
         };
         let bytes = x.size() * size_of::<E>();
-        Passes::weighted(&pass, isa, &plan_lines(&Work { grid, parts: 1, samples: 1, read: bytes, written: bytes }))?;
+        Passes::weighted(&pass, isa, &plan_lines(&Work::new(grid, bytes, bytes)))?;
         Ok(true)
     }
 

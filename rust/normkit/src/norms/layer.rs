@@ -148,7 +148,7 @@ where
     let of = Input::new(x, &from);
     let out = Output::new(y, &to);
     let activation = Activation::Identity;
-    let work = Work { grid, parts: 1, samples: 1, read: bytes, written: bytes };
+    let work = Work::new(grid, bytes, bytes);
     let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<E::Compute>]| cells[0] = map(t, m[0].moments());
     if weighted && grid.lines && along.direct() == Some(0) {
         let of_each = |values, default: f64| match rounded(values)? {
@@ -234,7 +234,7 @@ where
     let gradients = if wanted { rows.parameter_gradients()? } else { ParameterGradients::default() };
     let bytes = x.size() * size_of::<E>();
     let read = bytes + x.size() * inputs[1].element_size();
-    let plan = plan(&Work { grid, parts: 1, samples: 1, read, written: bytes });
+    let plan = plan(&Work::new(grid, read, bytes));
     let known = |first: usize, cells: &mut [Affine<E::Compute>]| known_means(&mean[first..], cells);
     let activation = Activation::Identity;
     let Some(weight) = rounded::<E::Compute>(weight)? else {
@@ -301,7 +301,7 @@ where
         let read = self.x.size() * (x.element_size() + dy.element_size());
         let reduce = Reduction { grid, inputs, known: &known, activation: Activation::Identity, mask: None };
         let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
-        Passes::backward_inner(&pass, self.isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }))?;
+        Passes::backward_inner(&pass, self.isa, &plan(&Work::new(grid, read, 0)))?;
         Ok(sums)
     }
 
@@ -335,7 +335,7 @@ where
         let reduce = Reduction { grid, inputs, known: &unknown, activation, mask: None };
         let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
         let read = x.size() * size_of::<E>();
-        Passes::parameters(&pass, *isa, &plan(&Work { grid, parts: 1, samples: 1, read: 2 * read, written: 0 }))?;
+        Passes::parameters(&pass, *isa, &plan(&Work::new(grid, 2 * read, 0)))?;
         Ok(gradients)
     }
 }

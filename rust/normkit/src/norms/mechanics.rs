@@ -162,8 +162,10 @@ impl<T: Passes> Forward<'_, T> {
         run: impl FnOnce(&Pass<T, MomentSums, C, 1, L, 3>, Isa, &Plan) -> Result<()>,
     ) -> Result<()> {
         let Forward { grid, x, mask, cells_grid, cells_x: _, beside, out, cells, samples } = self;
-        let bytes = grid.statistics() * grid.count() * x.element_size();
-        let plan = plan(&Work { grid, parts: 1, samples, read: bytes, written: bytes });
+        let elements = grid.statistics() * grid.count();
+        let residual = elements * inputs[1..].iter().map(Input::element_size).sum::<usize>();
+        let (read, written) = (elements * x.element_size() + residual, elements * out.element_size());
+        let plan = plan(&Work { samples, residual, ..Work::new(grid, read, written) });
         let reduce = Reduction { grid, inputs: [x], known: &unknown, activation: Activation::Identity, mask };
         let rule = |t: usize, m: &[MomentSums], cells: &mut [C]| {
             let of = rule(t, m[0].moments());
@@ -186,9 +188,11 @@ pub(super) fn affine<T: Passes>(
     cells: Vec<Affine<T>>,
     isa: Isa,
 ) -> Result<()> {
-    let bytes = grid.statistics() * grid.count() * x.element_size();
-    let plan = plan_application(&Work { grid, parts: 1, samples: 1, read: bytes, written: bytes });
     let Beside { activation, residual, mask } = beside;
+    let elements = grid.statistics() * grid.count();
+    let beside = elements * residual.as_ref().map_or(0, Input::element_size);
+    let (read, written) = (elements * x.element_size() + beside, elements * out.element_size());
+    let plan = plan_application(&Work { residual: beside, ..Work::new(grid, read, written) });
     if activation == Activation::Identity && residual.is_none() {
         return T::affine(&Application { grid, inputs: [x], out, second: None, mask }, isa, &plan, &cells);
     }
@@ -228,12 +232,14 @@ impl<T: Passes> Backward<'_, T> {
         rule: impl Fn(usize, &[GradSums]) -> F + Sync,
     ) -> Result<()> {
         let Backward { grid, x, dy, beside, known, out, second, cells, samples, frozen } = self;
-        let elements = grid.statistics() * grid.count();
-        let read = elements * (x.element_size() + dy.element_size());
-        let plan = plan(&Work { grid, parts: cells, samples, read, written: elements * x.element_size() });
         let Beside { activation, residual, mask } = beside;
         // Without an activation no gradient asks for the residual itself.
         let residual = residual.filter(|_| activation != Activation::Identity);
+        let elements = grid.statistics() * grid.count();
+        let beside = elements * residual.as_ref().map_or(0, Input::element_size);
+        let read = elements * (x.element_size() + dy.element_size()) + beside;
+        let written = elements * (out.element_size() + second.as_ref().map_or(0, Output::element_size));
+        let plan = plan(&Work { parts: cells, samples, residual: beside, ..Work::new(grid, read, written) });
         if activation == Activation::Identity && second.is_none() {
             let reduce = Reduction { grid, inputs: [x, dy], known, activation, mask };
             if frozen {
@@ -298,7 +304,7 @@ impl BackwardRuns<'_> {
     ) -> Result<ParameterGradients> {
         let elements = grid.statistics() * grid.count();
         let read = elements * (inputs[0].element_size() + inputs[1].element_size());
-        let plan = plan_lines(&Work { grid, parts: 1, samples: 1, read, written: elements * inputs[0].element_size() });
+        let plan = plan_lines(&Work::new(grid, read, elements * inputs[0].element_size()));
         let BackwardRuns { runs, fold, weight } = self;
         let all = runs * grid.len / fold;
         let mut parts = Parts::new(runs_parts(&grid, runs), all)?;

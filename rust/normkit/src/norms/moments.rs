@@ -58,6 +58,6 @@ pub fn moments<E: Element>(x: &Tensor<E>, axes: &[usize]) -> Result<MomentsOf> {
     let pass =
         Pass::<_, _, Affine<E::Compute>, 1, 1, 3> { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
     let read = x.size() * size_of::<E>();
-    Passes::forward(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }))?;
+    Passes::forward(&pass, isa, &plan(&Work::new(grid, read, 0)))?;
     Ok(of)
 }

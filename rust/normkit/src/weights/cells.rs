@@ -52,7 +52,7 @@ fn moments<E: Element>(x: &Tensor<E>, kept: &[bool]) -> Result<Vec<Moments>> {
         let reduce = reduction(grid, [Input::new(x, &from)], &zero);
         let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
         let read = x.size() * size_of::<E>();
-        Passes::forward(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }))?;
+        Passes::forward(&pass, isa, &plan(&Work::new(grid, read, 0)))?;
     }
     gathered(mean.into_iter().zip(m2).map(|(mean, m2)| Moments { count, mean, m2 }))
 }
@@ -123,7 +123,7 @@ pub(super) fn dots<E: Element, F: Element>(x: &Tensor<E>, y: &Tensor<F>, kept: &
         let reduce = reduction(grid, [Input::new(x, &from), Input::new(y, &along)], &zero);
         let pass = Pass { reduce, parts: 1, apply: None, cells: 0, samples: 1, rule: &rule };
         let read = x.size() * (size_of::<E>() + size_of::<F>());
-        Passes::backward(&pass, isa, &plan(&Work { grid, parts: 1, samples: 1, read, written: 0 }))?;
+        Passes::backward(&pass, isa, &plan(&Work::new(grid, read, 0)))?;
     }
     Ok(dots)
 }
@@ -141,7 +141,7 @@ pub(super) fn affine<E: Element, F: Element>(
         let (read, written) = (x.size() * size_of::<E>(), x.size() * size_of::<F>());
         let (inputs, out) = ([Input::new(x, &from)], Output::new(out, &to));
         let apply = Application { grid, inputs, out, second: None, mask: None };
-        Passes::affine(&apply, isa, &plan_application(&Work { grid, parts: 1, samples: 1, read, written }), cells)?;
+        Passes::affine(&apply, isa, &plan_application(&Work::new(grid, read, written)), cells)?;
     }
     Ok(())
 }
@@ -180,6 +180,6 @@ pub(super) fn backward<E: Element, F: Element, G: Element, H: Element>(
     let rule = |t: usize, of: &[GradSums], cells: &mut [GradAffine<f64>]| rule(t, of[0], cells);
     let pass = Pass { reduce, parts: 1, apply, cells, samples: 1, rule: &rule };
     let (read, written) = (dy.size() * (size_of::<E>() + size_of::<G>()), dy.size() * size_of::<H>());
-    Passes::backward(&pass, isa, &plan(&Work { grid: reduced, parts: 1, samples: 1, read, written }))?;
+    Passes::backward(&pass, isa, &plan(&Work::new(reduced, read, written)))?;
     Ok(())
 }

@@ -216,7 +216,7 @@ const LARGE: &[Case] = &[
 
 fn work(case: &Case, element: usize) -> Work {
     let bytes = case.size() * element;
-    Work { grid: grid(case), parts: 1, samples: 1, read: bytes, written: bytes }
+    Work::new(grid(case), bytes, bytes)
 }
 
 #[test]

@@ -89,7 +89,7 @@ proptest! {
 
 fn work(dims: [usize; 3], last: bool) -> Work {
     let bytes = dims.iter().product::<usize>() * 4;
-    Work { grid: grid(dims, last), parts: 1, samples: 1, read: bytes, written: bytes }
+    Work::new(grid(dims, last), bytes, bytes)
 }
 
 const CACHES: Caches = Caches { l1: 32 << 10, l2: 1 << 20, l3: 32 << 20, stores: Stores::Late };
@@ -217,6 +217,15 @@ fn behind_reductions() {
     }
     assert_eq!(of(Stores::Early, [32, 256, 14 * 14], 1), (false, false), "all is near");
     assert_eq!(of(Stores::Early, [32, 256, 14 * 14], 2), (false, true), "some is not");
+    let early = Caches { stores: Stores::Early, ..CACHES };
+    // A residual is read beside what is reduced: it counts for the stores, but not for how much is taken at a time.
+    for (dims, stream, behind) in
+        [([32, 512, 56 * 56], true, true), ([32, 256, 14 * 14], false, true), ([16, 256, 14 * 14], false, false)]
+    {
+        let Work { grid, read, written, .. } = work(dims, false);
+        let plan = Plan::new(&Work { residual: read, ..Work::new(grid, 2 * read, written) }, 2, &early);
+        assert_eq!((plan.stream, plan.behind), (stream, behind), "{dims:?}");
+    }
 }
 
 /// Where statistics are split into chunks, a long stretch leaves something to do for every thread.
