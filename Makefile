@@ -19,7 +19,7 @@ $(BIN)/python:
 
 # Builds and installs the package with what an extra needs; again whenever a source changes.
 $(VENV)/.installed-%: $(SOURCES) | $(BIN)/python
-	@echo 'Building normkit and installing what "$*" needs (5 to 20 minutes the first time)'
+	@echo 'Building normkit and installing what "$*" needs (3 to 15 minutes the first time)'
 	$(BIN)/python -m pip install --quiet '.[$*]'
 	@touch $@
 

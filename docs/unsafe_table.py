@@ -26,6 +26,7 @@ BOUNDS = {  # what the blocks of a file rest on
     "normkit/src/simd/avx512.rs": "the token proves the instruction, the caller the memory; `n` lanes of a tail",
     "normkit/src/simd/baseline.rs": "the caller proves the memory; `n` lanes of a tail",
     "normkit/src/simd/behind.rs": "so many elements are left of the row that waits",
+    "normkit/src/simd/both.rs": "a vector of a row ends within it",
     "normkit/src/simd/halves.rs": "`i + n` is within both slices; a half has two bytes",
     "normkit/src/simd/isa.rs": "the processor was asked for the features",
     "normkit/src/simd/lines.rs": "`i + n` is within the run of each line; accumulators are set when a line is begun",

@@ -61,11 +61,13 @@ pub struct Grid {
 
 impl Grid {
     /// How many statistics there are.
+    #[inline]
     pub fn statistics(&self) -> usize {
         if self.lines { self.rows } else { self.kept * self.width }
     }
 
     /// How many elements each is taken over.
+    #[inline]
     pub fn count(&self) -> usize {
         if self.lines { self.len } else { self.rows * self.repeat * self.fold }
     }
@@ -90,6 +92,7 @@ impl Grid {
     }
 
     /// Whether it is short runs, each of one statistic, that adjoin others: taken line by line.
+    #[inline]
     pub(crate) fn in_lines(&self) -> bool {
         let (some, few) = FILLS_FEW;
         let fills = self.fold >= if self.rows <= few { some } else { FILLS };
@@ -151,6 +154,7 @@ impl Walk {
     }
 
     /// Whether each run of so many begins at a multiple of `n` elements.
+    #[inline]
     pub(crate) fn begins_at_multiples(&self, runs: usize, n: usize) -> bool {
         let multiple = |offset: isize| offset.unsigned_abs().is_multiple_of(n);
         let rows = self.rows.iter().all(|&(_, stride)| multiple(runs as isize * stride));

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::activation::Activation;
-use crate::simd::{Each, Lines, LinesMut, Real, Simd, Stored, Tile, TileMut, inlined, map, map_lines};
+use crate::simd::{Each, Lines, LinesMut, Real, Simd, Stored, Tile, TileMut, inlined, map, map_both, map_lines};
 
 /// Coefficients of the forward pass for one cell.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -69,10 +69,10 @@ pub trait Coefficients<T: Real, const K: usize, const J: usize>: Copy + Send + S
     fn coefficients(self) -> [T; J];
     /// The output.
     fn of<S: Simd<T>>(self, s: S, operands: [S::V; K], coefficients: [S::V; J]) -> S::V;
-    /// A second output, where there is one.
+    /// This and a second output, where there is one.
     #[inline(always)]
-    fn second<S: Simd<T>>(self, _s: S, operands: [S::V; K], _coefficients: [S::V; J]) -> S::V {
-        operands[0]
+    fn both<S: Simd<T>>(self, s: S, operands: [S::V; K], coefficients: [S::V; J]) -> [S::V; 2] {
+        [self.of(s, operands, coefficients), operands[0]]
     }
 }
 
@@ -85,7 +85,12 @@ fn output<T: Real, S: Simd<T>, B: Coefficients<T, K, J>, const K: usize, const J
     operands: [S::V; K],
     coefficients: [S::V; J],
 ) -> S::V {
-    if B::SECOND && second { like.second(s, operands, coefficients) } else { like.of(s, operands, coefficients) }
+    if B::SECOND && second {
+        let [_, second] = like.both(s, operands, coefficients);
+        second
+    } else {
+        like.of(s, operands, coefficients)
+    }
 }
 
 /// A cell's coefficients in registers.
@@ -186,6 +191,32 @@ pub(crate) fn apply_lines<
         |l| splat(s, cells[l]),
         #[inline(always)]
         |operands, coefficients| output(s, cells[0], second, operands, coefficients),
+    );
+}
+
+/// A block of lines, each of its own cell, with a second output.
+#[inline(always)]
+pub(crate) fn apply_both<
+    T: Real,
+    E: Stored<T>,
+    S: Simd<T>,
+    B: Coefficients<T, K, J>,
+    const K: usize,
+    const J: usize,
+>(
+    s: S,
+    lines: [Lines<E>; K],
+    outs: [&LinesMut<E>; 2],
+    cells: &[B],
+) {
+    map_both(
+        s,
+        lines,
+        outs,
+        #[inline(always)]
+        |l| splat(s, cells[l]),
+        #[inline(always)]
+        |operands, coefficients| cells[0].both(s, operands, coefficients),
     );
 }
 
@@ -384,15 +415,15 @@ impl<T: Real, const K: usize> Coefficients<T, K, 7> for GradFused<T> {
         [mean, rstd, a, b, c, self.scale, self.shift]
     }
     #[inline(always)]
-    fn of<S: Simd<T>>(self, s: S, operands: [S::V; K], [mean, rstd, a, b, c, scale, shift]: [S::V; 7]) -> S::V {
-        let dz = pulled(s, self.activation, operands, [mean, scale, shift]);
-        if self.frozen { s.mul(dz, a) } else { backward(s, operands[0], dz, [mean, rstd, a, b, c]) }
+    fn of<S: Simd<T>>(self, s: S, operands: [S::V; K], coefficients: [S::V; 7]) -> S::V {
+        let [dx, _] = Coefficients::<T, K, 7>::both(self, s, operands, coefficients);
+        dx
     }
-    /// dz, the gradient of a residual.
+    /// dx, and dz, the gradient of a residual.
     #[inline(always)]
-    fn second<S: Simd<T>>(self, s: S, operands: [S::V; K], coefficients: [S::V; 7]) -> S::V {
-        let [mean, _, _, _, _, scale, shift] = coefficients;
-        pulled(s, self.activation, operands, [mean, scale, shift])
+    fn both<S: Simd<T>>(self, s: S, operands: [S::V; K], [mean, rstd, a, b, c, scale, shift]: [S::V; 7]) -> [S::V; 2] {
+        let dz = pulled(s, self.activation, operands, [mean, scale, shift]);
+        [if self.frozen { s.mul(dz, a) } else { backward(s, operands[0], dz, [mean, rstd, a, b, c]) }, dz]
     }
 }
 

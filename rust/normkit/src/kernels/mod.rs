@@ -31,6 +31,7 @@ pub struct Pattern {
 
 impl Pattern {
     /// The columns of statistic `w` in repetition `p`.
+    #[inline]
     pub(crate) fn run(self, p: usize, w: usize) -> Range<usize> {
         let start = (p * self.width + w) * self.fold;
         start..start + self.fold
@@ -42,6 +43,7 @@ impl Pattern {
         (0..self.width.div_ceil(TOGETHER)).map(move |i| i * TOGETHER..self.width.min((i + 1) * TOGETHER))
     }
 
+    #[inline]
     pub(crate) fn len(self) -> usize {
         self.repeat * self.width * self.fold
     }

@@ -6,13 +6,16 @@ use super::stages::{Stages, tiles};
 use super::{Needs, Piece, Room, State, columns_of, pieces};
 use crate::error::{Result, gathered};
 use crate::kernels::Pattern;
-use crate::kernels::apply::{Coefficients, apply_columns, apply_lines, apply_rows};
+use crate::kernels::apply::{Coefficients, apply_both, apply_columns, apply_lines, apply_rows};
 use crate::kernels::reduce::Scratch;
 use crate::layout::Grid;
 use crate::memory::Memory;
 use crate::parallel::run;
 use crate::plan::{Cut, Plan, Steps, split_statistics, tile_statistics};
-use crate::simd::{Aligned, Isa, Kernel, LINE, Real, Simd, Stored, Tile, Waiting, inlined_next, mapped, streams_alone};
+use crate::simd::{
+    Aligned, Isa, Kernel, LINE, Lines, LinesMut, Real, Simd, Stored, Tile, TileMut, Waiting, inlined_next, mapped,
+    streams_alone,
+};
 use crate::view::{Input, Output};
 
 /// Operands to apply coefficients to.
@@ -207,6 +210,25 @@ impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: u
         let scratch = &mut *self.scratch;
         let tiles = tiles::<_, E, _, K>(s, inputs, k, rows, columns, stages);
         let mask = mask.as_ref().map(|mask| mask.tile(s, k, rows, columns, stage));
+        // Both at once through the caches. Past these one after the other: a processor has few buffers for lines on their way to memory.
+        // (Measured on Zen 3: in the caches both at once take 0.72 to 0.82 of the time, past these up to 2.8 times as long.)
+        if C::SECOND
+            && !stream
+            && (grid.in_lines() || !grid.columns)
+            && let Some(second) = second
+        {
+            // SAFETY: as the caller vouches.
+            let outs = unsafe { (out.tile::<E>(k, rows, columns), second.tile::<E>(k, rows, columns)) };
+            if let (Some(mut out), Some(mut second)) = outs {
+                let lines = mapped(tiles, |tile| lines_of(grid, tile));
+                apply_both(s, lines, [&lines_of_mut(grid, out.again()), &lines_of_mut(grid, second.again())], cells);
+                if let Some(mask) = mask {
+                    out.clear_unless(mask);
+                    second.clear_unless(mask);
+                }
+                return;
+            }
+        }
         // The second output first: the first may be the very memory of an operand.
         for (out, second, staged) in [(second.as_ref(), true, staged_second), (Some(out), false, staged)] {
             let Some(out) = out else { continue };
@@ -221,12 +243,9 @@ impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: u
                     staged,
                     #[inline(always)]
                     |mut out| {
-                        if grid.lines {
-                            let lines = mapped(tiles, Tile::rows_as_lines);
-                            apply_lines(s, lines, &out.again().rows_as_lines(), cells, second, stream);
-                        } else if grid.in_lines() {
-                            let lines = mapped(tiles, |tile| tile.cut(grid.fold));
-                            apply_lines(s, lines, &out.again().cut(grid.fold), cells, second, stream);
+                        if grid.in_lines() {
+                            let lines = mapped(tiles, |tile| lines_of(grid, tile));
+                            apply_lines(s, lines, &lines_of_mut(grid, out.again()), cells, second, stream);
                         } else if grid.columns {
                             debug_assert_eq!(out.len(), grid.repeat * piece.1.len() * grid.fold);
                             let along = scratch.take(out.len());
@@ -246,6 +265,22 @@ impl<T: Real, E: Memory<T>, C: Coefficients<T, K, J>, const K: usize, const J: u
             }
         }
     }
+}
+
+/// The lines of a block; whole rows where it is not taken by lines.
+#[inline(always)]
+fn lines_of<'t, E: Copy>(grid: &Grid, tile: Tile<'t, E>) -> Lines<'t, E> {
+    if grid.lines { tile.rows_as_lines() } else { tile.cut(if grid.columns { grid.fold } else { tile.len() }) }
+}
+
+/// The same to write.
+#[inline(always)]
+fn lines_of_mut<'t, E: Copy>(grid: &Grid, tile: TileMut<'t, E>) -> LinesMut<'t, E> {
+    if grid.lines {
+        return tile.rows_as_lines();
+    }
+    let len = if grid.columns { grid.fold } else { tile.len() };
+    tile.cut(len)
 }
 
 /// Writes the coefficients of some columns where the kernel will find them.

@@ -39,6 +39,7 @@ type Piece = (usize, Range<usize>);
 
 /// The parts of a range of statistics that lie in one run and one tile of so many: kept position and statistics of the
 /// run.
+#[inline]
 fn pieces(
     grid: &Grid,
     tile: usize,

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::isa::on_avx2;
+use super::isa::On;
 use super::{Fold, Halves, Kernel, ONLY_SINGLE, Simd};
 
 /// The processor has AVX2 and F16C.
@@ -132,7 +132,7 @@ impl Simd<f32> for Avx2 {
     }
     #[inline(always)]
     fn call<K: Kernel<f32>>(self, kernel: K) -> K::Output {
-        unsafe { on_avx2(kernel) }
+        unsafe { kernel.on_avx2() }
     }
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
@@ -235,7 +235,7 @@ impl Simd<f64> for Avx2 {
     }
     #[inline(always)]
     fn call<K: Kernel<f64>>(self, kernel: K) -> K::Output {
-        unsafe { on_avx2(kernel) }
+        unsafe { kernel.on_avx2() }
     }
     #[inline(always)]
     fn splat(self, x: f64) -> __m256d {

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::fold_pd;
-use super::isa::on_avx512;
+use super::isa::On;
 use super::{AT_ONCE, Fold, Halves, Kernel, ONLY_SINGLE, Simd};
 
 /// The processor has AVX-512 F, VL, DQ and BW.
@@ -54,7 +54,7 @@ impl Simd<f32> for Avx512 {
     }
     #[inline(always)]
     fn call<K: Kernel<f32>>(self, kernel: K) -> K::Output {
-        unsafe { on_avx512(kernel) }
+        unsafe { kernel.on_avx512() }
     }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -163,7 +163,7 @@ impl Simd<f64> for Avx512 {
     }
     #[inline(always)]
     fn call<K: Kernel<f64>>(self, kernel: K) -> K::Output {
-        unsafe { on_avx512(kernel) }
+        unsafe { kernel.on_avx512() }
     }
     #[inline(always)]
     fn splat(self, x: f64) -> __m512d {

@@ -122,9 +122,11 @@ impl<H: Half> Stored<f32> for H {
     fn zero() -> H {
         H::ZERO
     }
+    #[inline]
     fn read(source: Source<'_>) -> Option<Base<'_, H>> {
         H::source(source)
     }
+    #[inline]
     fn write(sink: Sink<'_>) -> Option<BaseMut<'_, H>> {
         H::sink(sink)
     }

@@ -108,9 +108,9 @@ where
     match isa.0 {
         Name::Baseline => kernel.eval(Baseline),
         // SAFETY: an `Isa` exists only where `Isa::available` has detected these features.
-        Name::Avx2 => unsafe { on_avx2(kernel) },
+        Name::Avx2 => unsafe { kernel.on_avx2() },
         // SAFETY: as above.
-        Name::Avx512 => unsafe { on_avx512(kernel) },
+        Name::Avx512 => unsafe { kernel.on_avx512() },
     }
 }
 
@@ -124,25 +124,35 @@ where
     kernel.eval(Baseline)
 }
 
+/// Kernels with the instructions of one set. These are methods, which the compiler takes to be of the module that the kernel's type is
+/// of, so that several cores compile them; functions would all be of this one.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,f16c")]
-pub(super) unsafe fn on_avx2<T: Real, K: Kernel<T>>(kernel: K) -> K::Output
-where
-    Avx2: Simd<T>,
-{
-    debug_assert!(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c"));
-    // SAFETY: AVX2 with F16C is enabled in this function, and its caller has checked that the processor has it.
-    kernel.eval(unsafe { Avx2::assume() })
+pub(super) trait On<T: Real>: Kernel<T> + Sized {
+    /// # Safety
+    /// The processor has AVX2 and F16C.
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn on_avx2(self) -> Self::Output
+    where
+        Avx2: Simd<T>,
+    {
+        debug_assert!(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c"));
+        // SAFETY: AVX2 with F16C is enabled in this function, and its caller has checked that the processor has it.
+        self.eval(unsafe { Avx2::assume() })
+    }
+
+    /// # Safety
+    /// The processor has AVX-512: F, VL, DQ and BW.
+    #[target_feature(enable = "avx2,avx512f,avx512vl,avx512dq,avx512bw")]
+    unsafe fn on_avx512(self) -> Self::Output
+    where
+        Avx512: Simd<T>,
+    {
+        debug_assert!(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl"));
+        debug_assert!(is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512bw"));
+        // SAFETY: AVX-512 is enabled in this function, and its caller has checked that the processor has it.
+        self.eval(unsafe { Avx512::assume() })
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,avx512f,avx512vl,avx512dq,avx512bw")]
-pub(super) unsafe fn on_avx512<T: Real, K: Kernel<T>>(kernel: K) -> K::Output
-where
-    Avx512: Simd<T>,
-{
-    debug_assert!(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl"));
-    debug_assert!(is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512bw"));
-    // SAFETY: AVX-512 is enabled in this function, and its caller has checked that the processor has it.
-    kernel.eval(unsafe { Avx512::assume() })
-}
+impl<T: Real, K: Kernel<T>> On<T> for K {}

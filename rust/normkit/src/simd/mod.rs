@@ -3,7 +3,7 @@
 //! This is the only directory with intrinsics. A token (`Avx512`, `Avx2`, `Baseline`) is the proof that the processor
 //! has the instruction set; tokens are made in [`dispatch`] alone. What the kernels see are safe loops over
 //! [`Tile`]s: [`lanes`] and [`short_lanes`] (sums along a run), [`columns`] (sums down a run) and [`map`] (one output per
-//! element); over short [`Lines`], several at a time, [`line_sums`] and [`map_lines`]. A [`Follower`] makes outputs at the
+//! element); over short [`Lines`], several at a time, [`line_sums`], [`map_lines`] and [`map_both`] (two outputs). A [`Follower`] makes outputs at the
 //! steps of another loop.
 //!
 //! Every result has the same bits on every instruction set: [`Real::LANES`] virtual lanes whatever the register width,
@@ -15,6 +15,7 @@
 mod aligned;
 mod baseline;
 mod behind;
+mod both;
 mod halves;
 mod isa;
 mod lines;
@@ -36,6 +37,7 @@ use crate::element::{Sink, Source};
 pub(crate) use aligned::Aligned;
 pub use behind::{Behind, Origin};
 pub(crate) use behind::{Each, Follower, Lockstep, Waiting, inlined_next};
+pub(crate) use both::map_both;
 pub use halves::Halves;
 pub(crate) use halves::{Half, narrow, widen};
 pub use isa::Isa;
@@ -286,9 +288,11 @@ impl Real for f32 {
     fn f32s_mut(values: &mut [f32]) -> Option<&mut [f32]> {
         Some(values)
     }
+    #[inline]
     fn read(source: Source<'_>) -> Option<Base<'_, Self>> {
         if let Source::F32(base) = source { Some(base) } else { None }
     }
+    #[inline]
     fn write(sink: Sink<'_>) -> Option<BaseMut<'_, Self>> {
         if let Sink::F32(base) = sink { Some(base) } else { None }
     }
@@ -321,9 +325,11 @@ impl Real for f64 {
     fn f32s_mut(_values: &mut [f64]) -> Option<&mut [f32]> {
         None
     }
+    #[inline]
     fn read(source: Source<'_>) -> Option<Base<'_, Self>> {
         if let Source::F64(base) = source { Some(base) } else { None }
     }
+    #[inline]
     fn write(sink: Sink<'_>) -> Option<BaseMut<'_, Self>> {
         if let Sink::F64(base) = sink { Some(base) } else { None }
     }

@@ -48,9 +48,11 @@ impl<T: Real> Stored<T> for T {
     fn zero() -> T {
         T::ZERO
     }
+    #[inline]
     fn read(source: Source<'_>) -> Option<Base<'_, T>> {
         <T as Real>::read(source)
     }
+    #[inline]
     fn write(sink: Sink<'_>) -> Option<BaseMut<'_, T>> {
         <T as Real>::write(sink)
     }
