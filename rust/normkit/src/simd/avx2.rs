@@ -159,7 +159,26 @@ impl Simd<f32> for Avx2 {
     }
     #[inline(always)]
     unsafe fn store_n(self, p: *mut f32, n: usize, v: __m256) {
-        unsafe { _mm256_maskstore_ps(p, mask32(n), v) }
+        debug_assert!(n <= 8);
+        // Not by a mask, which AMD's processors are slow to store by. (Measured on Zen 3: group norm of 7×7 takes 0.8 of the time, layer norm's
+        // backward pass of 13 and 49 elements 0.75.)
+        unsafe {
+            if n == 8 {
+                return _mm256_storeu_ps(p, v);
+            }
+            let (mut p, mut low) = (p, _mm256_castps256_ps128(v));
+            if n & 4 != 0 {
+                _mm_storeu_ps(p, low);
+                (p, low) = (p.add(4), _mm256_extractf128_ps::<1>(v));
+            }
+            if n & 2 != 0 {
+                _mm_storel_epi64(p.cast(), _mm_castps_si128(low));
+                (p, low) = (p.add(2), _mm_movehl_ps(low, low));
+            }
+            if n & 1 != 0 {
+                _mm_store_ss(p, low);
+            }
+        }
     }
     #[inline(always)]
     unsafe fn stream(self, p: *mut f32, v: __m256) {
@@ -262,7 +281,20 @@ impl Simd<f64> for Avx2 {
     }
     #[inline(always)]
     unsafe fn store_n(self, p: *mut f64, n: usize, v: __m256d) {
-        unsafe { _mm256_maskstore_pd(p, mask64(n), v) }
+        debug_assert!(n <= 4);
+        unsafe {
+            if n == 4 {
+                return _mm256_storeu_pd(p, v);
+            }
+            let (mut p, mut low) = (p, _mm256_castpd256_pd128(v));
+            if n & 2 != 0 {
+                _mm_storeu_pd(p, low);
+                (p, low) = (p.add(2), _mm256_extractf128_pd::<1>(v));
+            }
+            if n & 1 != 0 {
+                _mm_store_sd(p, low);
+            }
+        }
     }
     #[inline(always)]
     unsafe fn stream(self, p: *mut f64, v: __m256d) {
