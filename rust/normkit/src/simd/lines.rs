@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::loops::{add_wide, block_sums, half_fold, load, store_head, stream_lines, to_boundary, unrolls};
 use super::{
-    AHEAD, AHEAD_ALONG, Behind, Fold, LINE, Lines, LinesMut, Origin, Real, Simd, Stored, Tile, Wide, inlined, mapped,
+    AHEAD, Behind, FETCHES_AHEAD, Fold, LINE, Lines, LinesMut, Origin, Real, Simd, Stored, Tile, Wide, inlined, mapped,
 };
 
 /// Lines whose sums are taken together.
@@ -40,7 +40,7 @@ pub(crate) fn line_sums<
     assert!(rows > 0 && len > 0 && count <= AT_ONCE);
     let registers = T::LANES / S::N;
     let along_memory = K > 1 && Q::ORIGIN != Origin::Cache && rows == 1 && lines[0].step() == len as isize;
-    let ahead = if along_memory { AHEAD_ALONG.load(Ordering::Relaxed) } else { AHEAD };
+    let ahead = if along_memory && FETCHES_AHEAD.load(Ordering::Relaxed) { 0 } else { AHEAD };
     let zero = s.splat_lanes(T::ZERO);
     let mut outer = [const { MaybeUninit::<[Wide<T, S>; M]>::uninit() }; AT_ONCE];
     for r in 0..rows {

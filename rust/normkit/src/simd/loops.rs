@@ -1,7 +1,11 @@
 //! The three loops that every kernel is made of, safe to call on tiles of one shape.
 #![allow(clippy::needless_range_loop, reason = "registers of several accumulators are indexed together")]
 
-use super::{AHEAD, Behind, Fold, LINE, Origin, Real, Simd, Stored, Tile, TileMut, Wide, inlined, mapped};
+use std::sync::atomic::Ordering;
+
+use super::{
+    AHEAD, Behind, FETCHES_AHEAD, Fold, LINE, Origin, Real, Simd, Stored, Tile, TileMut, Wide, inlined, mapped,
+};
 
 /// Rows summed in registers before they are added to a column's accumulator: the two levels of [`columns`].
 const GROUP: usize = 4;
@@ -314,7 +318,7 @@ unsafe fn column_group<
     f: &impl Fn([S::V; K], [S::V; J]) -> [S::V; M],
 ) {
     debug_assert!(tiles.iter().all(|tile| r + G <= tile.rows() && len <= tile.len()));
-    let zero = s.splat(T::ZERO);
+    let (zero, asks) = (s.splat(T::ZERO), !FETCHES_AHEAD.load(Ordering::Relaxed));
     let rows: [[*const E; K]; G] = std::array::from_fn(
         #[inline(always)]
         |g| {
@@ -330,10 +334,12 @@ unsafe fn column_group<
             debug_assert!(i + n <= len && n <= S::N);
             // SAFETY: called with i + n <= len and n <= N below.
             unsafe {
-                // Processors fetch ahead along a run, but these are `G` short ones, and so are those that follow.
-                for row in &rows {
-                    for k in 0..K {
-                        s.will_need_here(row[k].wrapping_add(i).wrapping_offset(tiles[k].down(G)));
+                // Many processors fetch ahead along a run, but these are `G` short ones, and so are those that follow.
+                if asks {
+                    for row in &rows {
+                        for k in 0..K {
+                            s.will_need_here(row[k].wrapping_add(i).wrapping_offset(tiles[k].down(G)));
+                        }
                     }
                 }
                 let params = load(s, along, i, n, &[zero; J]);

@@ -30,7 +30,7 @@ mod avx512;
 
 use std::mem::MaybeUninit;
 use std::ops::IndexMut;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::element::{Sink, Source};
 
@@ -54,15 +54,16 @@ pub(crate) const LINE: usize = 64;
 /// How far ahead memory is asked for, in bytes: 16 lines. Half and twice as much measured the same.
 const AHEAD: usize = 16 * LINE;
 
-/// The same where lines of several operands are summed that adjoin, and may come from memory. AMD's processors do that by
-/// themselves, and better: asking for what is loaded anyway, at 0, costs nothing. (Measured on Zen 4: group norm's and layer
-/// norm's backward passes of large arrays take 0.8 to 0.95 of the time; lines apart from each other or in the last cache took
-/// up to 1.15 times as long so. On Intel's processors asking ahead was worth 8 to 18 %, and this has not been tried.)
-static AHEAD_ALONG: AtomicUsize = AtomicUsize::new(AHEAD);
+/// Whether to leave it to the processor to fetch ahead: along lines of several operands that adjoin, and down rows of columns.
+/// AMD's processors do that by themselves, and better; to ask for what is loaded anyway costs nothing. (Measured on Zen 4: group
+/// norm's and layer norm's backward passes of large arrays take 0.8 to 0.95 of the time; lines apart from each other or in the last
+/// cache took up to 1.15 times as long so. On Zen 3: sums down columns in a cache take 0.65 to 0.85 of the time, from memory as
+/// much. On Intel's processors asking ahead was worth 8 to 18 %, and this has not been tried.)
+static FETCHES_AHEAD: AtomicBool = AtomicBool::new(false);
 
-/// Leaves it to the processor to fetch ahead along adjoining lines.
+/// Leaves it to the processor to fetch ahead where that pays.
 pub(crate) fn fetches_ahead() {
-    AHEAD_ALONG.store(0, Ordering::Relaxed);
+    FETCHES_AHEAD.store(true, Ordering::Relaxed);
 }
 
 /// A closure can only be told to inline where it is an argument. (One that is not, or that is called through a reference
