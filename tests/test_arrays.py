@@ -1,6 +1,7 @@
 """Arrays as NumPy users have them: any strides, byte order, alignment, subclass; and what `out=` may be."""
 
 import itertools
+import platform
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import checks
 import layouts
 import normkit as nk
 from cases import ALL_DTYPES, BY_NAME, DENSE, DTYPES, LAYOUTS, NORMS, lay_out, values
+from subprocesses import output
 
 SHAPE = (4, 6, 5, 7)
 NAMES = [row.name for row in NORMS]
@@ -280,3 +282,24 @@ def test_interleaved_views_of_one_buffer_do_not_overlap():
     y, _ = nk.batch_norm(left, out=right)
     assert y is right
     assert checks.same_bits(right, expected)
+
+
+REUSED = """
+import resource, numpy as np, normkit as nk
+x, one = np.zeros((1, 64, int(float({mib}) * 2**20) // 256), np.float32), np.ones(64, np.float32)
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+found = []
+for _ in range(8):
+    before = faults()
+    y = nk.batch_norm_inference(x, one, one)
+    del y
+    found.append(faults() - before)
+print(min(found[4:]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="keeps what is freed for the next call as glibc does")
+@pytest.mark.parametrize("mib", [1, 3.5, 4, 9, 21.5, 28])
+def test_outputs_of_a_loop_are_made_of_memory_that_was_there(mib):
+    """New pages, one fault for each, huge or not, cost more than the call."""
+    assert int(output("-c", REUSED.format(mib=mib))) == 0

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{AHEAD, Base, BaseMut, Real, Simd, Stored};
+use super::{Base, BaseMut, Real, Simd, Stored};
 use crate::element::{Sink, Source};
 
 /// Vectors of float32 that are made of, and rounded to, two-byte elements: to nearest, ties to even; NaN stays NaN.
@@ -169,7 +169,7 @@ pub(crate) fn widen<S: Halves, E: Stored<f32>>(s: S, from: &[E], to: &mut [f32])
     while i < from.len() {
         let n = (from.len() - i).min(S::N);
         let (p, to) = (from.as_ptr().wrapping_add(i), to.as_mut_ptr().wrapping_add(i));
-        s.will_read(p, AHEAD);
+        s.will_read(p);
         // SAFETY: so many are left of both.
         unsafe {
             if n == S::N {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::loops::{add_wide, block_sums, half_fold, load, store_head, stream_lines, to_boundary, unrolls};
 use super::{
-    AHEAD, Behind, FETCHES_AHEAD, Fold, LINE, Lines, LinesMut, Origin, Real, Simd, Stored, Tile, Wide, inlined, mapped,
+    Behind, FETCHES_AHEAD, Fold, LINE, Lines, LinesMut, Origin, Real, Simd, Stored, Tile, Wide, inlined, mapped,
 };
 
 /// Lines whose sums are taken together.
@@ -39,8 +39,8 @@ pub(crate) fn line_sums<
     let (rows, count, len) = (lines[0].rows(), lines[0].lines(), lines[0].len());
     assert!(rows > 0 && len > 0 && count <= AT_ONCE);
     let registers = T::LANES / S::N;
-    let along_memory = K > 1 && Q::ORIGIN != Origin::Cache && rows == 1 && lines[0].step() == len as isize;
-    let ahead = if along_memory && FETCHES_AHEAD.load(Ordering::Relaxed) { 0 } else { AHEAD };
+    let along_memory = Q::ORIGIN != Origin::Cache && rows == 1 && lines[0].step() == len as isize;
+    let asks = K == 1 || !(along_memory && FETCHES_AHEAD.load(Ordering::Relaxed));
     let zero = s.splat_lanes(T::ZERO);
     let mut outer = [const { MaybeUninit::<[Wide<T, S>; M]>::uninit() }; AT_ONCE];
     for r in 0..rows {
@@ -64,7 +64,7 @@ pub(crate) fn line_sums<
                         |at| {
                             debug_assert!(i + at + S::N <= len);
                             for from in from {
-                                s.will_read(from.wrapping_add(i + at), ahead);
+                                s.will_read(from.wrapping_add(i + at));
                             }
                             // SAFETY: so many whole steps are left in the run.
                             f(unsafe { load(s, &from, i + at, S::N, &fills) }, of)
@@ -77,8 +77,10 @@ pub(crate) fn line_sums<
                     for u in 0..registers {
                         debug_assert!(i + (u + 1) * S::N <= len);
                         let at = i + u * S::N;
-                        for from in from {
-                            s.will_read(from.wrapping_add(at), ahead);
+                        if asks {
+                            for from in from {
+                                s.will_read(from.wrapping_add(at));
+                            }
                         }
                         // SAFETY: a whole step of LANES elements is left in the run.
                         let operands = unsafe { load(s, &from, at, S::N, &fills) };

@@ -3,9 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{
-    AHEAD, Behind, FETCHES_AHEAD, Fold, LINE, Origin, Real, Simd, Stored, Tile, TileMut, Wide, inlined, mapped,
-};
+use super::{Behind, FETCHES_AHEAD, Fold, LINE, Origin, Real, Simd, Stored, Tile, TileMut, Wide, inlined, mapped};
 
 /// Rows summed in registers before they are added to a column's accumulator: the two levels of [`columns`].
 const GROUP: usize = 4;
@@ -82,7 +80,7 @@ pub(crate) fn lanes<T: Real, E: Stored<T>, S: Simd<T>, Q: Behind, const K: usize
                     |at: usize, _| {
                         debug_assert!(at + S::N <= len);
                         for row in rows {
-                            s.will_read(row.wrapping_add(at), AHEAD);
+                            s.will_read(row.wrapping_add(at));
                         }
                         // SAFETY: below, steps of LANES elements are whole ones of the run.
                         f(unsafe { load(s, &rows, at, S::N, &fills) })

@@ -55,10 +55,10 @@ pub(crate) const LINE: usize = 64;
 const AHEAD: usize = 16 * LINE;
 
 /// Whether to leave it to the processor to fetch ahead: along lines of several operands that adjoin, and down rows of columns.
-/// AMD's processors do that by themselves, and better; to ask for what is loaded anyway costs nothing. (Measured on Zen 4: group
-/// norm's and layer norm's backward passes of large arrays take 0.8 to 0.95 of the time; lines apart from each other or in the last
-/// cache took up to 1.15 times as long so. On Zen 3: sums down columns in a cache take 0.65 to 0.85 of the time, from memory as
-/// much. On Intel's processors asking ahead was worth 8 to 18 %, and this has not been tried.)
+/// AMD's processors do that by themselves, and better. (Measured on Zen 4: group norm's and layer norm's backward passes of large
+/// arrays take 0.8 to 0.95 of the time; lines apart from each other or in the last cache took up to 1.15 times as long so. On Zen 3:
+/// sums down columns in a cache take 0.65 to 0.85 of the time, from memory as much. On Intel's processors asking ahead was worth 8
+/// to 18 %, and this has not been tried.)
 static FETCHES_AHEAD: AtomicBool = AtomicBool::new(false);
 
 /// Leaves it to the processor to fetch ahead where that pays.
@@ -182,17 +182,17 @@ pub trait Simd<T: Real>: Copy + 'static {
     /// # Safety
     /// `p..p + N` is writable and `p` is aligned to the register.
     unsafe fn stream(self, p: *mut T, v: Self::V);
-    /// Asks for the memory so many bytes ahead of `p`, which will be read; any address will do.
+    /// Asks for the memory [`AHEAD`] of `p`, which will be read; any address will do.
     #[inline(always)]
-    fn will_read<E>(self, p: *const E, ahead: usize) {
+    fn will_read<E>(self, p: *const E) {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             // SAFETY: it is a hint, which every x86-64 processor has, and never a fault.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_byte_add(ahead).cast()) };
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_byte_add(AHEAD).cast()) };
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = (p, ahead);
+        let _ = p;
     }
     /// Asks for the memory at `p` to be in the second-level cache when it is read, a while from now; any address will do.
     #[inline(always)]
