@@ -7,14 +7,16 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SETTINGS = ("NORMKIT_ISA", "NORMKIT_NUM_THREADS", "RAYON_NUM_THREADS")
+# With any of these glibc no longer adapts to what is allocated.
+MALLOC = ("GLIBC_TUNABLES", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_TRIM_THRESHOLD_")
 
 
 def environment(**settings):
-    """This one's without settings of normkit but `settings`.
+    """This one's without settings of normkit, or of glibc's malloc, but `settings`.
 
     Unbuffered, Python loses the rest of a long write to a pipe that a stop signal interrupts.
     """
-    return {k: v for k, v in os.environ.items() if k not in (*SETTINGS, "PYTHONUNBUFFERED")} | settings
+    return {k: v for k, v in os.environ.items() if k not in (*SETTINGS, *MALLOC, "PYTHONUNBUFFERED")} | settings
 
 
 def python(*arguments, timeout=120, **settings):

@@ -2,6 +2,7 @@
 
 import itertools
 import platform
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -284,22 +285,31 @@ def test_interleaved_views_of_one_buffer_do_not_overlap():
     assert checks.same_bits(right, expected)
 
 
-REUSED = """
+FAULTS = """
 import resource, numpy as np, normkit as nk
-x, one = np.zeros((1, 64, int(float({mib}) * 2**20) // 256), np.float32), np.ones(64, np.float32)
-faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+x, one = np.zeros((1, 64, int({mib} * 2**20) // 256), np.float32), np.ones(64, np.float32)
 found = []
-for _ in range(8):
-    before = faults()
-    y = nk.batch_norm_inference(x, one, one)
-    del y
-    found.append(faults() - before)
-print(min(found[4:]))
+for _ in range(9):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    {step}
+    found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(*found)
 """
+STEPS = {
+    "freed": "y = nk.batch_norm_inference(x, one, one); del y",
+    "freed when there is the next": "y = nk.batch_norm_inference(x, one, one)",
+    "two": "y, cache = nk.batch_norm(x, one, one); found_dx = nk.batch_norm_backward(y, cache); del y, cache, found_dx",
+}
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="keeps what is freed for the next call as glibc does")
-@pytest.mark.parametrize("mib", [1, 3.5, 4, 9, 21.5, 28])
-def test_outputs_of_a_loop_are_made_of_memory_that_was_there(mib):
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or sys.maxsize < 2**32, reason="what is freed is kept as glibc does, on 64 bits"
+)
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("mib", [1, 3.5, 4, 9, 21.5, 27])
+def test_outputs_of_a_loop_are_made_of_memory_that_was_there(mib, step):
     """New pages, one fault for each, huge or not, cost more than the call."""
-    assert int(output("-c", REUSED.format(mib=mib))) == 0
+    found = [int(n) for n in output("-c", FAULTS.format(mib=mib, step=STEPS[step])).split()]
+    if found[0] == 0:
+        pytest.skip("this system counts no page faults")
+    assert np.median(found[4:]) == 0, found

@@ -32,19 +32,41 @@ impl Drop for Memory {
     }
 }
 
+/// Has glibc keep up to 64 MiB of freed memory for the results that follow, as it does by itself once a block as large as this has been
+/// freed, and never where one of its environment variables says how much to keep.
+#[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
+fn have_memory_kept() {
+    // The most that it adapts to. (Nothing of it is touched, so that it costs two calls of the system.)
+    const MOST: Layout = Layout::new::<[u8; (32 << 20) - (64 << 10)]>();
+    static ASKED: std::sync::Once = std::sync::Once::new();
+    ASKED.call_once(|| {
+        // SAFETY: the layout has a size; freed once, by that.
+        unsafe {
+            let block = std::hint::black_box(alloc(MOST));
+            if !block.is_null() {
+                dealloc(block, MOST);
+            }
+        }
+    });
+}
+
 impl Memory {
     fn new(bytes: usize) -> PyResult<Memory> {
         const LINE: usize = 64;
         const HUGE_PAGE: usize = 2 << 20;
-        let huge = bytes >= 2 * HUGE_PAGE;
+        let huge = cfg!(target_os = "linux") && bytes >= 2 * HUGE_PAGE;
         let failed = || PyMemoryError::new_err(format!("normkit: cannot allocate an output of {bytes} bytes"));
-        // Allocators take longer to find a place on a line than to find a little more room. Of a place on a huge page glibc forgets how
-        // much it had asked the system for, and so returns that each time, where it keeps other memory of up to 32 MiB for the next
-        // call. (Measured: 9 MiB take 263 page faults a call and 1.1 to 8 ms so, in which they are written in 0.4.)
+        // Allocators take longer to find a place on a line than to find a little more room. And what is kept fits what is asked for next,
+        // which a place on a huge page with what was around it given back does not. (Measured: where it is mapped anew, 9 MiB take 263
+        // page faults and 1.1 to 8 ms, else 0.4.)
         let place = if huge { HUGE_PAGE } else { LINE };
         let layout = bytes.checked_add(place).and_then(|room| Layout::from_size_align(room, align_of::<f64>()).ok());
         let layout = layout.ok_or_else(failed)?;
         debug_assert!(layout.size() > 0);
+        #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
+        if huge {
+            have_memory_kept();
+        }
         // SAFETY: the layout has a size.
         let allocated = unsafe { alloc(layout) };
         if allocated.is_null() {
@@ -56,9 +78,7 @@ impl Memory {
         let data = unsafe { allocated.add(before) };
         #[cfg(target_os = "linux")]
         if huge {
-            debug_assert!(
-                data.addr().is_multiple_of(HUGE_PAGE) && before + bytes / HUGE_PAGE * HUGE_PAGE <= layout.size()
-            );
+            debug_assert!(data.addr().is_multiple_of(HUGE_PAGE));
             // SAFETY: whole pages of our own allocation; a refusal changes nothing.
             unsafe { libc::madvise(data.cast(), bytes / HUGE_PAGE * HUGE_PAGE, libc::MADV_HUGEPAGE) };
         }

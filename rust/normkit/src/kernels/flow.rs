@@ -6,12 +6,15 @@ use crate::simd::{Real, Simd};
 
 /// A gradient as kernels see it, from the operands of an element. The first operand is x, the second dy.
 pub(crate) trait Flow<T: Real, const K: usize>: Copy {
-    /// Whether the code is long, so that few copies of it are enough.
-    const HEAVY: bool = false;
     /// From vectors; `along` is the cell.
     fn vector<S: Simd<T>>(self, s: S, operands: [S::V; K], along: Affine<S::V>) -> S::V;
     /// From single elements, in float64.
     fn wide(self, operands: [T; K], cell: Affine<T>) -> f64;
+    /// Zero only where that is, too; short code.
+    #[inline(always)]
+    fn factor<S: Simd<T>>(self, s: S, operands: [S::V; K], along: Affine<S::V>) -> S::V {
+        self.vector(s, operands, along)
+    }
     /// What it is multiplied with in the second sum: x − mean.
     #[inline(always)]
     fn deviation<S: Simd<T>>(self, s: S, operands: [S::V; K], along: Affine<S::V>) -> S::V {
@@ -42,7 +45,6 @@ impl<T: Real> Flow<T, 2> for Plain {
 pub(crate) struct Through(pub(crate) Activation);
 
 impl<T: Real, const K: usize> Flow<T, K> for Through {
-    const HEAVY: bool = true;
     #[inline(always)]
     fn vector<S: Simd<T>>(self, s: S, operands: [S::V; K], along: Affine<S::V>) -> S::V {
         pulled(s, self.0, operands, [along.mean, along.scale, along.shift])
@@ -54,6 +56,14 @@ impl<T: Real, const K: usize> Flow<T, K> for Through {
         let z = round(z + cell.shift.to_f64());
         let z = if K > 2 { round(z + operands[2].to_f64()) } else { z };
         self.0.pull_wide(z, operands[1].to_f64())
+    }
+    #[inline(always)]
+    fn factor<S: Simd<T>>(self, s: S, operands: [S::V; K], along: Affine<S::V>) -> S::V {
+        match self.0 {
+            Activation::Relu => pulled(s, Activation::Relu, operands, [along.mean, along.scale, along.shift]),
+            // A slope of zero is left to float64.
+            _ => operands[1],
+        }
     }
 }
 

@@ -75,7 +75,7 @@ impl<T: Real, E: Stored<T>, F: Flow<T, K>, const K: usize> Kernel<T> for Gradien
         let along = Affine { mean: s.splat(cell.mean), scale: s.splat(cell.scale), shift: s.splat(cell.shift) };
         let mut fill = [T::ZERO; K];
         fill[0] = cell.mean;
-        if sums.dy.is_finite() && sums.dot == 0.0 && vanishes(s, tiles, fill, cell, along, flow) {
+        if sums.dy.is_finite() && sums.dot == 0.0 && vanishes(s, tiles, fill, along, flow) {
             sums
         } else {
             gradient_wide(elements(tiles, 0..tiles[0].len()), cell, flow)
@@ -89,30 +89,17 @@ fn vanishes<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>, const K: usize>(
     s: S,
     tiles: [Tile<E>; K],
     fill: [T; K],
-    cell: Affine<T>,
     along: Affine<S::V>,
     flow: F,
 ) -> bool {
-    if F::HEAVY {
-        return all_vanish(elements(tiles, 0..tiles[0].len()), cell, flow);
-    }
     let [lesser] = short_lanes(
         s,
         tiles,
         fill,
         #[inline(always)]
-        |operands| [lesser(s, flow.vector(s, operands, along), flow.deviation(s, operands, along))],
+        |operands| [lesser(s, flow.factor(s, operands, along), flow.deviation(s, operands, along))],
     );
     lesser == 0.0
-}
-
-/// The same of single elements.
-fn all_vanish<T: Real, const K: usize>(
-    mut elements: impl Iterator<Item = [T; K]>,
-    cell: Affine<T>,
-    flow: impl Flow<T, K>,
-) -> bool {
-    elements.all(|of| flow.wide(of, cell) == 0.0 || flow.wide_deviation(of, cell) == 0.0)
 }
 
 /// Gives `add` the two sums of each cell of a block of columns; mean, scale and shift have a value for each
@@ -158,9 +145,6 @@ pub(crate) fn gradient_columns<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>,
             let cell = Affine { mean: mean[first], scale: scale[first], shift: shift[first] };
             let all = || (0..pattern.repeat).flat_map(move |p| elements(tiles, pattern.run(p, w)));
             let mut zero = || {
-                if F::HEAVY {
-                    return all_vanish(all(), cell, flow);
-                }
                 if !asked {
                     let along = [&*mean, &*scale, &*shift];
                     s.call(Lesser { tiles, along, sums: &mut *sizes, flow });
@@ -174,7 +158,7 @@ pub(crate) fn gradient_columns<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>,
     }
 }
 
-/// The sum of the lesser of |dz| and |x − mean| down each column, which is zero only where all products are.
+/// The sum of the lesser of |a factor of dz| and |x − mean| down each column, which is zero only where all products are.
 struct Lesser<'t, T, E, F, const K: usize> {
     tiles: [Tile<'t, E>; K],
     along: [&'t [T]; 3],
@@ -197,7 +181,7 @@ impl<T: Real, E: Stored<T>, F: Flow<T, K>, const K: usize> Kernel<T> for Lesser<
             #[inline(always)]
             |operands, [mean, scale, shift]| {
                 let along = Affine { mean, scale, shift };
-                [lesser(s, flow.vector(s, operands, along), flow.deviation(s, operands, along))]
+                [lesser(s, flow.factor(s, operands, along), flow.deviation(s, operands, along))]
             },
         );
     }

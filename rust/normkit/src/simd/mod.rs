@@ -57,8 +57,8 @@ const AHEAD: usize = 16 * LINE;
 /// Whether to leave it to the processor to fetch ahead: along lines of several operands that adjoin, and down rows of columns.
 /// AMD's processors do that by themselves, and better. (Measured on Zen 4: group norm's and layer norm's backward passes of large
 /// arrays take 0.8 to 0.95 of the time; lines apart from each other or in the last cache took up to 1.15 times as long so. On Zen 3:
-/// sums down columns in a cache take 0.65 to 0.85 of the time, from memory as much. On Intel's processors asking ahead was worth 8
-/// to 18 %, and this has not been tried.)
+/// sums down columns take 0.65 to 0.85 of the time in a cache; those from memory take the same time. On Intel's processors asking
+/// ahead was worth 8 to 18 %, and this has not been tried.)
 static FETCHES_AHEAD: AtomicBool = AtomicBool::new(false);
 
 /// Leaves it to the processor to fetch ahead where that pays.
