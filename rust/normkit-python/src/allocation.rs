@@ -32,6 +32,10 @@ impl Drop for Memory {
     }
 }
 
+/// From so many bytes on glibc has the system map memory, and unmap it when it is freed, until it adapts.
+#[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
+const MAPPED: usize = 128 << 10;
+
 /// Has glibc keep up to 64 MiB of freed memory for the results that follow, as it does by itself once a block as large as this has been
 /// freed, and never where one of its environment variables says how much to keep.
 #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
@@ -64,7 +68,7 @@ impl Memory {
         let layout = layout.ok_or_else(failed)?;
         debug_assert!(layout.size() > 0);
         #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
-        if huge {
+        if bytes >= MAPPED {
             have_memory_kept();
         }
         // SAFETY: the layout has a size.
