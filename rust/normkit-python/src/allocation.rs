@@ -36,12 +36,12 @@ impl Drop for Memory {
 #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
 const MAPPED: usize = 128 << 10;
 
-/// Has glibc keep up to 64 MiB of freed memory for the results that follow, as it does by itself once a block as large as this has been
-/// freed, and never where one of its environment variables says how much to keep.
+/// Has glibc keep freed memory for the results that follow, up to 64 MiB at the end of a heap, as it does by itself once a block as large
+/// as this has been freed, and never where the environment says how much to keep.
 #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
 fn have_memory_kept() {
-    // The most that it adapts to. (Nothing of it is touched, so that it costs two calls of the system.)
-    const MOST: Layout = Layout::new::<[u8; (32 << 20) - (64 << 10)]>();
+    // The most that it adapts to, less a page of any size. (Nothing of it is touched, so that it costs two calls of the system.)
+    const MOST: Layout = Layout::new::<[u8; (32 << 20) - (128 << 10)]>();
     static ASKED: std::sync::Once = std::sync::Once::new();
     ASKED.call_once(|| {
         // SAFETY: the layout has a size; freed once, by that.

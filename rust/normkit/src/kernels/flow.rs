@@ -2,6 +2,7 @@
 
 use super::activation::Activation;
 use super::apply::{Affine, affine, pulled};
+use super::reduce::lesser;
 use crate::simd::{Real, Simd};
 
 /// A gradient as kernels see it, from the operands of an element. The first operand is x, the second dy.
@@ -78,6 +79,10 @@ impl<T: Real> Flow<T, 3> for Weighted {
     }
     fn wide(self, [_, dy, weight]: [T; 3], _cell: Affine<T>) -> f64 {
         dy.to_f64() * weight.to_f64()
+    }
+    #[inline(always)]
+    fn factor<S: Simd<T>>(self, s: S, [_, dy, weight]: [S::V; 3], _along: Affine<S::V>) -> S::V {
+        lesser(s, dy, weight)
     }
 }
 

@@ -136,11 +136,24 @@ const SHAPES: [[usize; 3]; 9] = [
     [2, 6, 5000],
 ];
 
+/// What flows through on its way to the affine map.
+#[derive(Clone, Copy, Default)]
+struct Way {
+    activation: Activation,
+    /// What all of a residual is.
+    residual: Option<f64>,
+    /// Biases of dead channels, and of others.
+    bias: Option<[f64; 2]>,
+    /// Whether no x is above its mean.
+    below: bool,
+}
+
 /// Channels in which nothing flows beside some whose products are zero by underflow: the gradients of the former are zero,
 /// those of the latter exact, but for what flows through a slope that is not.
 #[test]
 fn dead_channels_beside_tiny_ones() {
-    fn check<E: Float>(which: impl Fn(Kind) -> [f64; 2] + Copy, activation: Activation, added: bool) {
+    fn check<E: Float>(which: impl Fn(Kind) -> [f64; 2] + Copy, way: Way) {
+        let Way { activation, residual, bias, below } = way;
         for isa in Isa::available() {
             let _guard = configure(1, isa);
             for shape in SHAPES {
@@ -149,26 +162,40 @@ fn dead_channels_beside_tiny_ones() {
                 let of = |k: usize| move |i: usize| which(Kind::of(channel(i)))[k] * eighths(1 + k as u64, i);
                 // Where x is its mean, that is one of the channel's own.
                 let mean = |c: usize| if Kind::of(c) == Kind::Dead { c as f64 } else { 0.0 };
-                let x = Array::<E>::new(&shape, &layout, |i| mean(channel(i)) + of(0)(i));
+                let away = |x: f64| if below { -x.abs() } else { x };
+                let x = Array::<E>::new(&shape, &layout, |i| mean(channel(i)) + away(of(0)(i)));
                 let dy = Array::<E>::new(&shape, &layout, of(1));
                 let (means, ones) = ((0..channels).map(mean).collect::<Vec<_>>(), vec![1.0; channels]);
                 let mut dx = Array::<E>::output(&shape, &layout);
                 let out = &mut dx.tensor_mut();
-                let zeros = Array::<E>::new(&shape, &layout, |_| 0.0);
+                let shift =
+                    |c: usize| bias.map_or(0.0, |[dead, other]| if Kind::of(c) == Kind::Dead { dead } else { other });
+                let biases = bias.map(|_| (0..channels).map(shift).collect::<Vec<_>>());
+                let added = residual.map(|of| Array::<E>::new(&shape, &layout, |_| of));
                 let extras =
-                    Extras { activation, residual: added.then(|| (&zeros.tensor()).into()), ..Extras::default() };
+                    Extras { activation, residual: added.as_ref().map(|of| (&of.tensor()).into()), mask: None };
                 let (dy_, used) = (Operand::from(&dy.tensor()), Used { mean: &means, rstd: &ones, frozen: true });
                 let second = None::<&mut TensorMut<E>>;
-                let found =
-                    normkit::batch_norm_fused_backward(&dy_, &x.tensor(), 1, used, None, None, &extras, out, second)
-                        .expect("valid");
+                let found = normkit::batch_norm_fused_backward(
+                    &dy_,
+                    &x.tensor(),
+                    1,
+                    used,
+                    None,
+                    biases.as_deref(),
+                    &extras,
+                    out,
+                    second,
+                )
+                .expect("valid");
                 for (c, mean) in means.iter().enumerate() {
                     let all = || (0..x.data.len()).filter(|&i| channel(i) == c);
                     let [dot, sum, dots, sums] = all().fold([0.0; 4], |[dot, sum, dots, sums], i| {
                         let [x, dy] = [&x, &dy].map(|of| of.data[i].to_f64());
+                        let z = x - mean + shift(c) + residual.unwrap_or(0.0);
                         let dz = match activation {
-                            Activation::Relu if x <= *mean => 0.0,
-                            Activation::LeakyRelu if x <= *mean => 0.1 * dy,
+                            Activation::Relu if z <= 0.0 => 0.0,
+                            Activation::LeakyRelu if z <= 0.0 => 0.1 * dy,
                             _ => dy,
                         };
                         let product = (x - mean) * dz;
@@ -188,14 +215,25 @@ fn dead_channels_beside_tiny_ones() {
     let tiny = |kind: Kind| if kind == Kind::Plain { 1.0 } else { Kind::Tiny.factor() };
     // Of channels, dy is zero; x is; one or the other.
     let (dead_dy, dead_x) = (|kind: Kind| [tiny(kind), kind.factor()], |kind: Kind| [kind.factor(), tiny(kind)]);
-    check::<f32>(dead_dy, Activation::Identity, false);
-    check::<f32>(dead_x, Activation::Identity, false);
-    check::<bf16>(dead_dy, Activation::Identity, false);
-    for (activation, added) in [(Activation::Relu, false), (Activation::Relu, true), (Activation::LeakyRelu, false)] {
-        check::<f32>(dead_dy, activation, added);
-        check::<f32>(dead_x, activation, added);
+    check::<f32>(dead_dy, Way::default());
+    check::<f32>(dead_x, Way::default());
+    check::<bf16>(dead_dy, Way::default());
+    let relu = Way { activation: Activation::Relu, ..Way::default() };
+    let leaky = Way { activation: Activation::LeakyRelu, ..Way::default() };
+    for way in [relu, Way { residual: Some(0.0), ..relu }, leaky] {
+        check::<f32>(dead_dy, way);
+        check::<f32>(dead_x, way);
     }
-    check::<bf16>(dead_dy, Activation::Relu, false);
+    check::<bf16>(dead_dy, relu);
+    // Closed by the bias alone; open by the bias, or the residual, alone.
+    let moved = |kind: Kind| [tiny(kind); 2];
+    check::<f32>(moved, Way { bias: Some([-64.0, 1.0]), below: true, ..relu });
+    check::<f32>(moved, Way { bias: Some([-64.0, -1.0]), residual: Some(2.0), below: true, ..relu });
+    // What flows through a slope is zero by underflow before it is multiplied.
+    check::<f32>(
+        |kind| [1.0, if kind == Kind::Tiny { 0.5f64.powi(149) } else { kind.factor() }],
+        Way { below: true, ..leaky },
+    );
 }
 
 /// Features of layers in which nothing flows beside some whose products are zero by underflow.
