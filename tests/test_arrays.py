@@ -298,7 +298,7 @@ print(*found)
 STEPS = {
     "freed": "y = nk.batch_norm_inference(x, one, one); del y",
     "freed when there is the next": "y = nk.batch_norm_inference(x, one, one)",
-    "two": "y, cache = nk.batch_norm(x, one, one); found_dx = nk.batch_norm_backward(y, cache); del y, cache, found_dx",
+    "two": "y, cache = nk.batch_norm(x, one, one); dx = nk.batch_norm_backward(y, cache); del y, cache, dx",
 }
 
 

@@ -2,7 +2,6 @@
 
 use super::activation::Activation;
 use super::apply::{Affine, affine, pulled};
-use super::reduce::lesser;
 use crate::simd::{Real, Simd};
 
 /// A gradient as kernels see it, from the operands of an element. The first operand is x, the second dy.
@@ -11,7 +10,7 @@ pub(crate) trait Flow<T: Real, const K: usize>: Copy {
     fn vector<S: Simd<T>>(self, s: S, operands: [S::V; K], along: Affine<S::V>) -> S::V;
     /// From single elements, in float64.
     fn wide(self, operands: [T; K], cell: Affine<T>) -> f64;
-    /// Zero only where that is, too; short code.
+    /// Zero only where that is, too, or where sums go with `vector` into dx alone: wide ones would not fit it. Short code.
     #[inline(always)]
     fn factor<S: Simd<T>>(self, s: S, operands: [S::V; K], along: Affine<S::V>) -> S::V {
         self.vector(s, operands, along)
@@ -79,10 +78,6 @@ impl<T: Real> Flow<T, 3> for Weighted {
     }
     fn wide(self, [_, dy, weight]: [T; 3], _cell: Affine<T>) -> f64 {
         dy.to_f64() * weight.to_f64()
-    }
-    #[inline(always)]
-    fn factor<S: Simd<T>>(self, s: S, [_, dy, weight]: [S::V; 3], _along: Affine<S::V>) -> S::V {
-        lesser(s, dy, weight)
     }
 }
 
