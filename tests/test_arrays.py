@@ -14,7 +14,7 @@ import normkit as nk
 from cases import ALL_DTYPES, BY_NAME, DENSE, DTYPES, LAYOUTS, NORMS, lay_out, values
 from subprocesses import output
 
-SHAPE = (4, 6, 5, 7)
+SHAPE = (5, 6, 5, 7)
 NAMES = [row.name for row in NORMS]
 UNFUSED = [row.name for row in NORMS if row.coverage != "thin"]
 OUT = ("c_order", "channels_last_memory", "fortran", "sliced", "reversed", "misaligned")
@@ -58,6 +58,25 @@ def test_any_strides_of_x_dy_and_parameters(name, dtype, layout):
         result = row.oracle(i)
         checks.forward(y, cache, result, i)
         checks.gradients(found, result, i, y)
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if not name.startswith("channels")])
+@pytest.mark.parametrize("dtype", ALL_DTYPES, ids=str)
+def test_parameters_of_several_axes_in_any_memory(dtype, layout):
+    """The same bits as of the same numbers in C order, and gradients in the parameters' shape and dtype."""
+    if not layouts.exists(layout, dtype):
+        return
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, 3, 4, 5, 6), dtype=np.float32)
+    given = [LAYOUTS[layout](a)[0] for a in rng.standard_normal((2, 4, 5, 6)).astype(dtype)]
+    plain = [np.array(a, order="C") for a in given]
+    results = []
+    for weight, bias in (plain, given):
+        y, cache = nk.layer_norm(x, weight, bias, axis=(1, 2, 3))
+        results.append((y, *nk.layer_norm_backward(dy, cache)))
+    for expected, found in zip(*results, strict=True):
+        assert checks.same_bits(expected, found.astype(expected.dtype))
+    assert (results[1][2].shape, results[1][2].dtype) == (given[0].shape, given[0].dtype)
 
 
 @pytest.mark.parametrize("layout", DENSE)

@@ -23,9 +23,6 @@ use crate::simd::{Isa, Real};
 use crate::tensor::{Tensor, TensorMut, dense_strides};
 use crate::view::{Input, Output};
 
-/// Channels with fewer elements than this are not worth being taken one by one. (Measured for the backward pass on Zen 4: with
-/// groups taken whole those of 16 to 49 elements take 0.4 to 0.9 of the time, of 64 the same, of 100 and 121 1.0 to 1.2.)
-const SHORT: usize = 96;
 /// Channels of a group that are added up in one chain: of many thousands the roundings would show in float64.
 const TOGETHER: usize = 64;
 
@@ -145,8 +142,8 @@ pub fn group_norm_fused<E: Element>(
         rstds.set(t, rstd);
         rstd
     };
-    let short = short_channels(x, axis, width, per_sample, extras);
-    if let Some(fold) = short.filter(|&fold| with_table(fold, channels, samples)) {
+    let whole_groups = whole_groups(x, axis, width, per_sample, extras);
+    if let Some(fold) = whole_groups.filter(|&fold| with_table(fold, channels, samples)) {
         let groups = Short { groups, width, fold, ddof };
         let rule = |t: usize, m: &[MomentSums], cells: &mut [Affine<E::Compute>]| {
             let m = m[0].moments();
@@ -187,13 +184,22 @@ pub fn group_norm_fused<E: Element>(
     Ok(statistics)
 }
 
-/// The elements of a channel of a sample, where they are too few to be worth a kernel call each: groups are taken whole then,
-/// with parameters that vary inside them.
-fn short_channels<E>(x: &Tensor<E>, axis: usize, width: usize, per_sample: bool, extras: &Extras) -> Option<usize> {
+/// The elements of a channel of a sample, where groups can be taken whole, with parameters that vary inside them.
+fn whole_groups<E>(x: &Tensor<E>, axis: usize, width: usize, per_sample: bool, extras: &Extras) -> Option<usize> {
     let samples = usize::from(axis == 0);
     let fold = (0..x.shape.len()).filter(|&i| i != axis && i != samples).map(|i| x.shape[i]).product::<usize>();
     let plain = extras.activation == Activation::Identity && extras.residual.is_none() && !per_sample;
-    (plain && x.size() > 0 && width > 1 && fold < SHORT).then_some(fold)
+    (plain && x.size() > 0 && width > 1).then_some(fold)
+}
+
+/// Whether the backward pass is faster with groups taken whole, and parameters' gradients added up position by position over
+/// samples first: channels are short then, and samples are not few. (Measured on Zen 3, in the time of channels one by one: of 2
+/// samples channels of 16 elements take 0.9 and of 49 1.4, of 8 samples 36 elements take 0.8 to 0.9 and 64 1.1, of 32 samples
+/// 49 take 0.8 and 64 0.9 to 1.1; a single sample takes up to twice as long.)
+fn by_position(fold: usize, samples: usize) -> bool {
+    const SHORT: usize = 64;
+    const TIMES: usize = 8;
+    samples > 1 && fold < SHORT.min(TIMES * samples)
 }
 
 /// Whether the forward pass is faster with a weight and a bias for each element of a sample: where the table stays near, or
@@ -269,7 +275,8 @@ pub fn group_norm_fused_backward<E: Element, R: Element>(
         check_like("dresidual", x, dresidual)?;
     }
     let isa = isa()?;
-    if let Some(fold) = short_channels(x, axis, width, per_sample, extras).filter(|_| dresidual.is_none()) {
+    let whole_groups = whole_groups(x, axis, width, per_sample, extras).filter(|_| dresidual.is_none());
+    if let Some(fold) = whole_groups.filter(|&fold| by_position(fold, samples)) {
         let groups = Short { groups, width, fold, ddof };
         if let Some(gradients) = groups.backward(dy, x, axis, [mean, rstd], weight, dx, isa) {
             return gradients;

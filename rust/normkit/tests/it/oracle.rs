@@ -282,10 +282,13 @@ fn the_order_of_an_output_beside_a_broadcast_input() {
     let dense = Layout::dense(5);
     let broadcast = Layout { broadcast: vec![false, false, true, false, false], ..dense.clone() };
     let last = Layout { order: vec![0, 2, 3, 4, 1], ..dense.clone() };
-    let (shape, values, affine) = (vec![1, 3, 3, 1, 2], Values::Mean(1e6), (false, true));
-    let layouts = [broadcast, dense, last];
-    let example = Example { shape, axis: 1, groups: 1, layouts, values, affine, eps: 1e-3, seed: 5 };
-    example.check::<f32, f32>(Norm::Group(1)).unwrap_or_else(|error| panic!("{error}"));
+    // (Of a single sample the backward pass takes channels one by one.)
+    for samples in [1, 2] {
+        let (shape, values, affine) = (vec![samples, 3, 3, 1, 2], Values::Mean(1e6), (false, true));
+        let layouts = [broadcast.clone(), dense.clone(), last.clone()];
+        let example = Example { shape, axis: 1, groups: 1, layouts, values, affine, eps: 1e-3, seed: 5 };
+        example.check::<f32, f32>(Norm::Group(1)).unwrap_or_else(|error| panic!("{error}"));
+    }
 }
 
 /// Shape, which axes are reduced, layout.

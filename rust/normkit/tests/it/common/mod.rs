@@ -32,7 +32,7 @@ pub const CASES: &[Case] = &[
     // Rows: spatial sizes around a register, a block, a chunk.
     case(&[2, 3, 1], 1, 3),
     case(&[2, 3, 2], 1, 1),
-    case(&[3, 4, 31], 1, 2),
+    case(&[4, 4, 31], 1, 2),
     case(&[2, 2, 15, 17], 1, 2),
     case(&[2, 3, 256], 1, 3),
     case(&[5, 2, 257], 1, 1),
@@ -45,7 +45,7 @@ pub const CASES: &[Case] = &[
     case(&[3, 2, 4100], 1, 1),
     case(&[130, 2, 600], 1, 1),
     // Short rows, taken many channels at a time.
-    case(&[4, 16, 7, 7], 1, 4),
+    case(&[7, 16, 7, 7], 1, 4),
     case(&[5, 17, 14, 14], 1, 1),
     case(&[6, 3, 7, 7], 1, 3),
     case(&[8, 2, 2], 1, 2),
@@ -53,7 +53,9 @@ pub const CASES: &[Case] = &[
     case(&[9, 320, 7, 7], 1, 32),
     // Groups of short rows with parameters inside: lines that are not taken by whole samples, and many channels in a group.
     case(&[64, 24, 4, 4], 1, 8),
-    case(&[3, 128, 7, 7], 1, 2),
+    case(&[7, 128, 7, 7], 1, 2),
+    // Few samples: channels one by one.
+    case(&[3, 16, 7, 7], 1, 4),
     // (N, C).
     case(&[7, 1], 1, 1),
     case(&[33, 17], 1, 17),
