@@ -139,6 +139,7 @@ pub(crate) fn gradient_columns<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>,
             }
             continue;
         }
+        let (start, mut of_part) = (part.start, None);
         for (w, (dy, dot)) in part.zip(sums.into_iter().zip(dots)) {
             let block = GradSums { dy, dot };
             let first = w * pattern.fold;
@@ -150,7 +151,7 @@ pub(crate) fn gradient_columns<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>,
                     s.call(Lesser { tiles, along, sums: &mut *sizes, flow });
                     asked = true;
                 }
-                pattern.sum(sizes, w) == 0.0
+                of_part.get_or_insert_with(|| pattern.sums(sizes, start))[w - start] == 0.0
             };
             let good = block.dy.is_finite() && (trusted::<T>(block.dot) || (block.dot == 0.0 && zero()));
             add(w, if good { block } else { gradient_wide(all(), cell, flow) });

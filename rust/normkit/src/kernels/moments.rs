@@ -216,13 +216,14 @@ pub(crate) fn moments_columns<T: Real, E: Stored<T>, S: Simd<T>>(
             }
             continue;
         }
+        let (first, mut of_part) = (part.start, None);
         for (w, (sum, squares)) in part.zip(sums.into_iter().zip(squares)) {
             let good = if squares == 0.0 {
                 if !asked {
                     s.call(Sizes { x, at: &*at, sums: &mut *sizes });
                     asked = true;
                 }
-                pattern.sum(sizes, w) == 0.0
+                of_part.get_or_insert_with(|| pattern.sums(sizes, first))[w - first] == 0.0
             } else {
                 close(count, sum, squares) && trusted::<T>(squares)
             };

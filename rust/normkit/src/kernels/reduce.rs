@@ -43,19 +43,25 @@ pub(crate) fn trusted<T: Real>(sum: f64) -> bool {
     (sum.abs() >= T::TINY) & (sum.abs() < f64::INFINITY)
 }
 
-/// Whether [`trusted`] holds of each of the sums of products, and the sums beside them are finite. (No where one is just
-/// [`Real::TINY`].)
+/// Whether [`trusted`] holds of each of the sums of products, the first of these, or it is zero where the third is, which says
+/// that all products are; and the second ones, the sums beside them, are finite. (No where one is just [`Real::TINY`].)
 #[inline(always)]
-pub(crate) fn all_trusted<T: Real, S: Simd<T>>(s: S, products: &[T], sums: &[T]) -> bool {
+pub(crate) fn all_trusted<T: Real, S: Simd<T>, const K: usize>(s: S, of: [&[T]; K]) -> bool {
+    const { assert!(K == 2 || K == 3) };
     let (zero, one, tiny) = (s.splat(T::ZERO), s.splat(T::from_f64(1.0)), s.splat(T::from_f64(T::TINY)));
-    let tiles = [products, sums].map(|of| Tile::new(of, 1, of.len()));
+    let mut fill = [T::ZERO; K];
+    fill[0] = T::from_f64(1.0);
     let [wrong] = short_lanes(
         s,
-        tiles,
-        [T::from_f64(1.0), T::ZERO],
+        of.map(|of| Tile::new(of, 1, of.len())),
+        fill,
         #[inline(always)]
-        |[product, sum]| {
-            let small = s.positive(s.sub(size(s, product), tiny), zero, one);
+        |of| {
+            let (product, sum) = (of[0], of[1]);
+            let mut small = s.positive(s.sub(size(s, product), tiny), zero, one);
+            if K > 2 {
+                small = s.positive_or_nan(s.add(size(s, product), of[2]), small, zero);
+            }
             // NaN, but for what is finite.
             [s.add(small, s.add(s.sub(product, product), s.sub(sum, sum)))]
         },

@@ -14,13 +14,13 @@ use crate::error::{Result, room};
 use crate::kernels::apply::{Affine, Coefficients, GradInner, affine, apply_lines};
 use crate::kernels::flow::Weighted;
 use crate::kernels::gradients::GradSums;
-use crate::kernels::lines::gradient_lines;
-use crate::kernels::reduce::{all_trusted, lesser, trusted};
+use crate::kernels::lines::{gradient_lines, lesser_lines};
+use crate::kernels::reduce::{all_trusted, trusted};
 use crate::kernels::{Pattern, TOGETHER};
 use crate::layout::Grid;
 use crate::parallel::{Disjoint, run};
 use crate::plan::{COPIED, Plan, runs_block, runs_parts, runs_together};
-use crate::simd::{Aligned, Isa, Kernel, LinesMut, Real, Simd, Tile, TileMut, inlined, line_sums};
+use crate::simd::{Aligned, Isa, Kernel, LinesMut, Real, Simd, Tile, TileMut, inlined};
 use crate::view::{Input, Output};
 
 /// Elements that are reduced at a time, if they are a run at least: few enough to be in the first-level cache when dx is
@@ -80,6 +80,17 @@ impl<T: Real> Runs<'_, T> {
 
     fn samples(&self) -> usize {
         self.grid.rows / self.runs
+    }
+
+    /// x̂ of each of these lines, so far apart; of those that follow each other at once.
+    #[inline(always)]
+    fn ask(&self, lines: Range<usize>, every: usize, known: &mut Vec<Affine<T>>) {
+        let n = lines.len().div_ceil(every);
+        known.resize(n, Affine::EMPTY);
+        let (step, each) = if every == 1 { (n, n) } else { (every, 1) };
+        for (t, of) in lines.step_by(step).zip(known.chunks_mut(each)) {
+            (self.known)(t, of);
+        }
     }
 }
 
@@ -141,12 +152,35 @@ impl<T: Real> Take<'_, '_, T> {
         self.runs.len() == 1
     }
 
+    /// How far apart lines are that are taken together.
+    fn every(&self) -> usize {
+        if self.single() { self.pass.runs } else { 1 }
+    }
+
+    /// Lines of these samples that are taken together, and the first one's run of the task: they follow each other, runs of a
+    /// sample, or samples of a single run each.
+    fn steps(&self, samples: Range<usize>) -> impl Iterator<Item = (Range<usize>, usize)> + use<T> {
+        let (single, runs, count, most) = (self.single(), self.pass.runs, self.runs.len(), self.pass.lines());
+        let (first, start) = (self.number(0, 0), samples.start);
+        let (heads, across) = if single { (start..start + 1, samples.len()) } else { (samples, count) };
+        heads.flat_map(move |sample| {
+            let number = sample * runs + first;
+            (0..across).step_by(most).map(move |at| {
+                let end = across.min(at + most);
+                if single {
+                    (number + at * runs..number + (end - 1) * runs + 1, 0)
+                } else {
+                    (number + at..number + end, at)
+                }
+            })
+        })
+    }
+
     /// The sums of the lines, of which the first is run `run` of the task, or each is its only run; then dx, if it is
     /// wanted.
     #[inline(always)]
     fn step<S: Simd<T>>(&mut self, s: S, lines: Range<usize>, run: usize, wanted: bool) {
-        let (len, single) = (self.len(), self.single());
-        let every = if single { self.pass.runs } else { 1 };
+        let (len, single, every) = (self.len(), self.single(), self.every());
         let n = lines.len().div_ceil(every);
         let State { copies: [x, dy, dx], weights, sums, known, totals, cells, .. } = &mut *self.state;
         let [of_x, of_dy] = &self.pass.inputs;
@@ -167,10 +201,7 @@ impl<T: Real> Take<'_, '_, T> {
         });
         // Runs that follow each other are asked for at once.
         let (step, each) = if every == 1 { (n, n) } else { (every, 1) };
-        known.resize(n, Affine::EMPTY);
-        for (t, of) in lines.clone().step_by(step).zip(known.chunks_mut(each)) {
-            (self.pass.known)(t, of);
-        }
+        self.pass.ask(lines.clone(), every, known);
         totals.clear();
         totals.resize(n, GradSums::default());
         let add = |l: usize, sums: GradSums| totals[l] = sums;
@@ -203,18 +234,26 @@ impl<T: Real> Take<'_, '_, T> {
     /// Adds the sums of these samples to the task's.
     #[inline(always)]
     fn flush<S: Simd<T>>(&mut self, s: S, pattern: Pattern, samples: Range<usize>, parameters: &mut [&mut [f64]; 2]) {
-        let [dots, dys] = &self.state.sums;
-        if pattern.fold == 1 && all_trusted(s, dots.values(), dys.values()) {
-            for (into, of) in parameters.iter_mut().zip([dots, dys]) {
-                for (into, of) in into.iter_mut().zip(of.values()) {
-                    *into += of.to_f64();
-                }
-            }
-            return;
-        }
-        let [of_dots, of_dys] = std::mem::replace(&mut self.state.sums, [const { Aligned::EMPTY }; 2]);
         // Asked once, and only where a sum is not good.
         let mut asked = false;
+        if pattern.fold == 1 {
+            let [dots, dys] = self.state.sums.each_ref().map(Aligned::values);
+            if !all_trusted(s, [dots, dys]) {
+                s.call(LesserOfRuns { take: self, samples: samples.clone() });
+                asked = true;
+            }
+            let State { sums: [dots, dys], sizes, .. } = &*self.state;
+            let [dots, dys] = [dots, dys].map(Aligned::values);
+            if !asked || all_trusted(s, [dots, dys, sizes.values()]) {
+                for (into, of) in parameters.iter_mut().zip([dots, dys]) {
+                    for (into, of) in into.iter_mut().zip(of) {
+                        *into += of.to_f64();
+                    }
+                }
+                return;
+            }
+        }
+        let [of_dots, of_dys] = std::mem::replace(&mut self.state.sums, [const { Aligned::EMPTY }; 2]);
         for part in pattern.parts() {
             let mut dots = pattern.sums(of_dots.values(), part.start);
             let mut dys = pattern.sums(of_dys.values(), part.start);
@@ -224,6 +263,7 @@ impl<T: Real> Take<'_, '_, T> {
                 wrong |= !good(dots[i], dys[i]) & (i < part.len());
             }
             if wrong {
+                let mut sizes = None;
                 for (i, w) in part.clone().enumerate() {
                     if good(dots[i], dys[i]) {
                         continue;
@@ -233,7 +273,8 @@ impl<T: Real> Take<'_, '_, T> {
                             s.call(LesserOfRuns { take: self, samples: samples.clone() });
                             asked = true;
                         }
-                        if pattern.sum(self.state.sizes.values(), w) == 0.0 {
+                        let of = || pattern.sums(self.state.sizes.values(), part.start);
+                        if sizes.get_or_insert_with(of)[i] == 0.0 {
                             continue;
                         }
                     }
@@ -304,28 +345,15 @@ impl<T: Real> Kernel<T> for Take<'_, '_, T> {
             // SAFETY: tasks have different parts or different runs.
             |of| unsafe { of.part(at..at + pattern.width) },
         );
-        let most = self.pass.lines();
         let block = runs_block(&self.pass.grid, self.pass.runs);
         for start in self.samples.clone().step_by(block) {
             let samples = start..(start + block).min(self.samples.end);
-            // Lines that are taken together follow each other: runs of a sample, or samples of a single run each.
-            let (single, runs) = (self.single(), self.pass.runs);
-            let across = if single { samples.len() } else { count };
             // Where dx is an operand's memory, gradients are taken first: some terms may have to be taken again.
             let in_place = self.pass.inputs.iter().any(|of| of.begins_with(&self.pass.out));
             let phases = if in_place { &[false, true][..] } else { &[true] };
             for (phase, &wanted) in phases.iter().enumerate() {
-                for head in if single { start..start + 1 } else { samples.clone() } {
-                    let number = self.number(head, 0);
-                    for at in (0..across).step_by(most) {
-                        let end = across.min(at + most);
-                        let lines = if single {
-                            number + at * runs..number + (end - 1) * runs + 1
-                        } else {
-                            number + at..number + end
-                        };
-                        self.step(s, lines, if single { 0 } else { at }, wanted);
-                    }
+                for (lines, run) in self.steps(samples.clone()) {
+                    self.step(s, lines, run, wanted);
                 }
                 if phase == 0 {
                     self.flush(s, pattern, samples.clone(), &mut parameters);
@@ -338,43 +366,59 @@ impl<T: Real> Kernel<T> for Take<'_, '_, T> {
     }
 }
 
-/// The sum of the lesser of |dy| and |x̂| of each parameter, where sums are zero, as they are of masked tokens and of dead
-/// features. (To ask that of each parameter by itself would take twenty times as long as the pass.)
+/// The sum of the lesser of |dy| and |x̂| of each parameter, where not all sums are good: they are zero of masked tokens and of
+/// dead features. (To ask that of each parameter by itself would take twenty times as long as the pass.)
 struct LesserOfRuns<'t, 'w, 'a, T> {
     take: &'t mut Take<'w, 'a, T>,
     samples: Range<usize>,
+}
+
+impl<T: Real> LesserOfRuns<'_, '_, '_, T> {
+    /// The elements of a run from the first to the last whose sum is not good, in steps: a feature or two may be all that is
+    /// dead.
+    #[inline(always)]
+    fn columns<S: Simd<T>>(&self, s: S) -> Range<usize> {
+        const STEP: usize = 64;
+        let len = self.take.len();
+        // (Where several elements have one parameter, sums are not here while they are looked at.)
+        if self.take.runs.len() > 1 || self.take.pass.fold > 1 {
+            return 0..len;
+        }
+        let [dots, dys] = self.take.state.sums.each_ref().map(Aligned::values);
+        let (mut first, mut last) = (len, 0);
+        for start in (0..len).step_by(STEP) {
+            let end = len.min(start + STEP);
+            if !all_trusted(s, [&dots[start..end], &dys[start..end]]) {
+                (first, last) = (first.min(start), end);
+            }
+        }
+        debug_assert!(first < last, "not all are good");
+        first..last
+    }
 }
 
 impl<T: Real> Kernel<T> for LesserOfRuns<'_, '_, '_, T> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
+        let columns = self.columns(s);
         let LesserOfRuns { take, samples } = self;
         let (len, count) = (take.len(), take.runs.len());
         take.state.sizes.get(count * len).fill(T::ZERO);
-        for sample in samples {
-            for run in 0..count {
-                let t = take.number(sample, run);
-                let State { copies: [copy_x, copy_dy, _], sizes, .. } = &mut *take.state;
-                let [x, dy] = &take.pass.inputs;
-                let x = x.tile(s, 0, &(t..t + 1), &(0..len), copy_x).rows_as_lines();
-                let dy = dy.tile(s, 0, &(t..t + 1), &(0..len), copy_dy).rows_as_lines();
-                let of = TileMut::new(&mut sizes.values_mut()[run * len..], 1, len).rows_as_lines();
-                let mut known = [Affine::EMPTY];
-                (take.pass.known)(t, &mut known);
-                let [Affine { mean, scale, shift }] = known;
-                let [] = line_sums(
-                    s,
-                    [x, dy],
-                    [of],
-                    &mut (),
-                    #[inline(always)]
-                    |_| ([mean, T::ZERO], [s.splat(mean), s.splat(scale), s.splat(shift)]),
-                    |_, _| [],
-                    #[inline(always)]
-                    |[x, dy], along| [lesser(s, affine(s, x, along), dy)],
-                );
-            }
+        for (lines, run) in take.steps(samples) {
+            let (every, single) = (take.every(), take.single());
+            let n = lines.len().div_ceil(every);
+            let State { copies: [copy_x, copy_dy, _], sizes, known, .. } = &mut *take.state;
+            let [x, dy] = &take.pass.inputs;
+            let x = x.tile(s, 0, &lines, &columns, copy_x).every(every).rows_as_lines();
+            let dy = dy.tile(s, 0, &lines, &columns, copy_dy).every(every).rows_as_lines();
+            let of = if single {
+                TileMut::new(&mut sizes.values_mut()[columns.clone()], 1, columns.len()).repeated(n)
+            } else {
+                TileMut::new(&mut sizes.values_mut()[run * len..], n, len).rows_as_lines()
+            };
+            take.pass.ask(lines, every, known);
+            lesser_lines(s, [x, dy], of, known);
         }
     }
 }

@@ -236,37 +236,97 @@ fn dead_channels_beside_tiny_ones() {
     );
 }
 
-/// Features of layers in which nothing flows beside some whose products are zero by underflow.
+/// Features of layers in which nothing flows beside some whose products are zero by underflow: all over a row, or in a part of
+/// it; and channels of group norm's groups.
 #[test]
 fn dead_features_beside_tiny_ones() {
-    let (rows, features, layout) = (70, 45, Layout::dense(2));
-    let layer = Layer { axes: vec![1], centred: true };
-    let (zeros, ones) = (vec![0.0; rows], vec![1.0; rows]);
-    for isa in Isa::available() {
-        let _guard = configure(1, isa);
-        let value = |k: usize| {
-            move |i: usize| {
-                let kind = Kind::of(i % features);
-                // Half of the rows are masked besides.
-                let factor = if k == 1 && (i / features).is_multiple_of(2) { 0.0 } else { kind.factor() };
-                let factor = if k == 0 && kind == Kind::Dead { 1.0 } else { factor };
-                factor * eighths(1 + k as u64, i)
+    fn check<E: Float>(features: usize, groups: usize, unusual: std::ops::Range<usize>) {
+        let (rows, layout) = (70, Layout::dense(2));
+        let (zeros, ones) = (vec![0.0; rows * groups], vec![1.0; rows * groups]);
+        let kind = |i: usize| if unusual.contains(&(i % features)) { Kind::of(i % features) } else { Kind::Plain };
+        for isa in Isa::available() {
+            let _guard = configure(1, isa);
+            let value = |k: usize| {
+                move |i: usize| {
+                    // Half of the rows are masked besides.
+                    let masked = k == 1 && (i / features).is_multiple_of(2);
+                    let factor = if masked { 0.0 } else { kind(i).factor() };
+                    let factor = if k == 0 && kind(i) == Kind::Dead { 1.0 } else { factor };
+                    factor * eighths(1 + k as u64, i)
+                }
+            };
+            let x = Array::<E>::new(&[rows, features], &layout, value(0));
+            let dy = Array::<E>::new(&[rows, features], &layout, value(1));
+            let mut dx = Array::<E>::output(&[rows, features], &layout);
+            let (dys, out) = (dy.tensor(), &mut dx.tensor_mut());
+            let layer = Layer { axes: vec![1], centred: true };
+            let found = if groups == 1 {
+                let dys = Operand::from(&dys);
+                normkit::layer_norm_backward(&dys, &x.tensor(), &layer, &zeros, &ones, None, true, out)
+            } else {
+                normkit::group_norm_backward(&dys, &x.tensor(), 1, groups, &zeros, &ones, None, out)
             }
-        };
-        let x = Array::<f32>::new(&[rows, features], &layout, value(0));
-        let dy = Array::<f32>::new(&[rows, features], &layout, value(1));
+            .expect("valid");
+            for j in 0..features {
+                let [mut dot, mut sum] = [0.0; 2];
+                for i in (j..rows * features).step_by(features) {
+                    let [x, dy] = [&x, &dy].map(|of| of.data[i].to_f64());
+                    (dot, sum) = (dot + x * dy, sum + dy);
+                }
+                assert_eq!([found.weight[j], found.bias[j]], [dot, sum], "{j} of {features}, {}", isa.name());
+            }
+        }
+    }
+    check::<f32>(45, 1, 0..45);
+    check::<f32>(600, 1, 200..300);
+    check::<bf16>(600, 1, 200..300);
+    check::<f32>(24, 3, 0..24);
+}
+
+/// Rows of layers in which nothing flows beside some whose products are zero by underflow: more of both than of others, in long
+/// rows and in short ones.
+#[test]
+fn masked_rows_beside_tiny_ones() {
+    let (layer, tiny) = (Layer { axes: vec![1], centred: true }, Kind::Tiny.factor());
+    for (isa, features) in Isa::available().into_iter().flat_map(|isa| [8, 45, 600].map(|n| (isa, n))) {
+        let _guard = configure(1, isa);
+        let (rows, layout) = (70, Layout::dense(2));
+        let value = |k: u64, of: fn(Kind) -> f64| move |i: usize| of(Kind::of(i / features)) * eighths(1 + k, i);
+        // Where dy is zero, x is tiny all the same.
+        let x = Array::<f32>::new(
+            &[rows, features],
+            &layout,
+            value(0, |kind| if kind == Kind::Plain { 1.0 } else { Kind::Tiny.factor() }),
+        );
+        let dy = Array::<f32>::new(&[rows, features], &layout, value(1, Kind::factor));
+        let rstd: Vec<f64> =
+            (0..rows).map(|row| if Kind::of(row) == Kind::Plain { 1.0 } else { tiny.recip() }).collect();
         let mut dx = Array::<f32>::output(&[rows, features], &layout);
         let (dys, out) = (dy.tensor(), &mut dx.tensor_mut());
-        let found =
-            normkit::layer_norm_backward(&Operand::from(&dys), &x.tensor(), &layer, &zeros, &ones, None, true, out)
-                .expect("valid");
-        for j in 0..features {
-            let [mut dot, mut sum] = [0.0; 2];
-            for i in (j..rows * features).step_by(features) {
-                let [x, dy] = [&x, &dy].map(|of| f64::from(of.data[i]));
-                (dot, sum) = (dot + x * dy, sum + dy);
+        normkit::layer_norm_backward(
+            &Operand::from(&dys),
+            &x.tensor(),
+            &layer,
+            &vec![0.0; rows],
+            &rstd,
+            None,
+            true,
+            out,
+        )
+        .expect("valid");
+        for (row, rstd) in rstd.iter().enumerate() {
+            let at = row * features..(row + 1) * features;
+            let n = features as f64;
+            let [x, dy] = [&x, &dy].map(|of| of.data[at.clone()].iter().map(|&x| f64::from(x)).collect::<Vec<_>>());
+            let mean = dy.iter().sum::<f64>() / n;
+            let dot = x.iter().zip(&dy).map(|(x, dy)| x * rstd * dy).sum::<f64>() / n;
+            for ((x, dy), &found) in x.iter().zip(&dy).zip(&dx.data[at]) {
+                let terms = [dy * rstd, -mean * rstd, -x * rstd * dot * rstd];
+                // Each term is a product of at most three factors, which are rounded themselves; two sums.
+                let most = 5.0 * f64::from(f32::EPSILON) / 2.0 * terms.iter().map(|of| of.abs()).sum::<f64>();
+                let error = (f64::from(found) - terms.iter().sum::<f64>()).abs();
+                assert!(error <= most, "{row} of {features}, {}: {error:e}, {most:e}", isa.name());
             }
-            assert_eq!([found.weight[j], found.bias[j]], [dot, sum], "{j}, {}", isa.name());
         }
     }
 }
