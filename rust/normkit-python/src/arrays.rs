@@ -3,7 +3,7 @@
 use normkit::layout::{Axes, strides_like};
 use normkit::{Element, Tensor, TensorMut, overlaps_in_units, shape_text};
 use numpy::npyffi::objects::PyArray_Descr_fields;
-use numpy::npyffi::{NPY_ARRAY_WRITEABLE, NPY_TYPES, flags};
+use numpy::npyffi::{NPY_ARRAY_WRITEABLE, NPY_TYPES};
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods, dtype};
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict};
@@ -173,11 +173,16 @@ pub(crate) fn is_writeable(array: &Bound<'_, PyUntypedArray>) -> bool {
 }
 
 pub(crate) fn is_plain(array: &Bound<'_, PyUntypedArray>) -> bool {
-    // SAFETY: an array object is valid while it is borrowed.
-    let aligned = unsafe { (*array.as_array_ptr()).fields.flags & flags::NPY_ARRAY_ALIGNED != 0 };
-    let size = itemsize(array) as isize;
-    let whole = array.strides().iter().zip(array.shape()).all(|(stride, &n)| n <= 1 || stride % size == 0);
-    aligned && whole && is_native(array)
+    let whole = || {
+        let size = itemsize(array) as isize;
+        array.strides().iter().zip(array.shape()).all(|(stride, &n)| n <= 1 || stride % size == 0)
+    };
+    array.is_aligned() && is_native(array) && (array.is_contiguous() || whole())
+}
+
+/// Whether two indices reach one element.
+pub(crate) fn overlaps_itself(array: &Bound<'_, PyUntypedArray>) -> bool {
+    !array.is_contiguous() && overlaps_in_units(array.shape(), array.strides(), itemsize(array))
 }
 
 impl<'py> Array<'py> {
@@ -243,12 +248,11 @@ impl<'py> Array<'py> {
         if !is_writeable(&array) {
             return Err(value_error(function, "out", "be writeable", "a read-only array"));
         }
-        let strides = array.strides();
-        if overlaps_in_units(array.shape(), strides, x.dtype.size()) {
+        if overlaps_itself(&array) {
             return Err(value_error(function, "out", "hold each element once", "strides that overlap"));
         }
         let span = Span::of(&array);
-        let same = |other: &Array<'py>| data(&array) == data(&other.given) && strides == other.given.strides();
+        let same = |other: &Array<'py>| data(&array) == data(&other.given) && array.strides() == other.given.strides();
         if let Some((name, other)) = may_be
             && !same(other)
             && span.overlaps(&Span::of(&other.given))?
@@ -281,7 +285,10 @@ impl<'py> Array<'py> {
     /// The array is contiguous and of elements `E`.
     pub(crate) unsafe fn slice<E: Element>(&self) -> &[E] {
         debug_assert!(self.object.is_c_contiguous() && size_of::<E>() == self.dtype.size());
-        // SAFETY: as the caller vouches; empty arrays have a pointer too.
+        if self.object.is_empty() {
+            return &[]; // NumPy calls it aligned wherever it is
+        }
+        // SAFETY: as the caller vouches.
         unsafe { std::slice::from_raw_parts(self.data.cast_const().cast(), self.object.len()) }
     }
 
@@ -291,7 +298,10 @@ impl<'py> Array<'py> {
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn slice_mut<E: Element>(&self) -> &mut [E] {
         debug_assert!(self.object.is_c_contiguous() && size_of::<E>() == self.dtype.size());
-        // SAFETY: as the caller vouches; empty arrays have a pointer too.
+        if self.object.is_empty() {
+            return &mut [];
+        }
+        // SAFETY: as the caller vouches.
         unsafe { std::slice::from_raw_parts_mut(self.data.cast(), self.object.len()) }
     }
 

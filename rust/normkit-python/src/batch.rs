@@ -221,7 +221,8 @@ pub(crate) fn batch_norm<'py>(
     let scale = weight.as_ref().map(|p| &p.values[..]);
     let shift = bias.as_ref().map(|p| &p.values[..]);
 
-    let others = [
+    let apart = [
+        ("x in training", Some(&x.given)),
         ("weight", weight.as_ref().map(|p| p.array.bind(py))),
         ("bias", bias.as_ref().map(|p| p.array.bind(py))),
         ("running_mean", running.as_ref().map(|r| r.mean.array.bind(py))),
@@ -236,7 +237,7 @@ pub(crate) fn batch_norm<'py>(
             let found = format!("shape {}{masked}", normkit::shape_text(x.shape()));
             return Err(value_error(NAME, "x", "have more than one value per channel in training", found));
         }
-        let y = Array::output(NAME, &out, &x, None, &[&[("x in training", Some(&x.given))], &others[..]].concat())?;
+        let y = Array::output(NAME, &out, &x, None, &apart)?;
         let statistics = with_element!(x.dtype, E => {
             // SAFETY: from `Array::output`, for this call alone.
             let (from, mut to) = (x.tensor::<E>(), unsafe { y.tensor_mut::<E>() });
@@ -259,11 +260,12 @@ pub(crate) fn batch_norm<'py>(
         check_variances(NAME, "running_var", &var.values)?;
         let rstds = collect(var.values.iter().map(|&var| rstd(var, eps)))?;
         let means = collect(mean.values.iter().copied())?;
-        let y = Array::output(NAME, &out, &x, Some(("x", &x)), &others)?;
+        let y = Array::output(NAME, &out, &x, Some(("x", &x)), &apart[1..])?;
         let y = inference(py, NAME, &x, axis, &mean.values, &rstds, scale, shift, &extras, y)?;
         (y, means, rstds)
     };
-    let overwritten = out.given().is_some() && overlaps(&x.object, y.cast()?)?;
+    // In training `out` must not overlap x.
+    let overwritten = !training && out.given().is_some() && overlaps(&x.object, y.cast()?)?;
     let x = x.object.into_any().unbind();
     let cache = BatchNormCache {
         x,

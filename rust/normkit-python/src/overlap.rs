@@ -15,10 +15,14 @@ pub(crate) struct Span<'a, 'py> {
 
 impl<'a, 'py> Span<'a, 'py> {
     pub(crate) fn of(array: &'a Bound<'py, PyUntypedArray>) -> Self {
-        if array.is_empty() {
+        let (elements, low) = (array.len(), data(array).addr());
+        if elements == 0 {
             return Span { array, low: 0, high: 0 };
         }
-        let (mut low, mut high) = (data(array).addr() as isize, data(array).addr() as isize);
+        if array.is_contiguous() {
+            return Span { array, low, high: low + elements * itemsize(array) };
+        }
+        let (mut low, mut high) = (low as isize, low as isize);
         for (&n, &stride) in array.shape().iter().zip(array.strides()) {
             let far = (n as isize - 1) * stride;
             (low, high) = (low + far.min(0), high + far.max(0));

@@ -2,14 +2,15 @@
 
 use std::fmt::Display;
 
-use normkit::{Element, overlaps_in_units, shape_text};
+use normkit::{Element, shape_text};
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 
 use crate::arguments::{type_error, value_error};
 use crate::arrays::{
-    Array, Dtype, as_array, copy, data, dtype_text, is_native, is_plain, is_writeable, itemsize, with_element,
+    Array, Dtype, as_array, copy, data, dtype_text, is_native, is_plain, is_writeable, itemsize, overlaps_itself,
+    with_element,
 };
 use crate::overlap::Span;
 
@@ -47,7 +48,8 @@ impl Parameter {
         let (array, dtype) = float_array(function, name, object)?;
         let Channels { count, of } = channels;
         let shape = array.shape();
-        if shape.is_empty() || array.len() != count || shape.iter().filter(|&&n| n != 1).count() > 1 {
+        let spread = || shape.len() > 1 && shape.iter().filter(|&&n| n != 1).count() > 1;
+        if shape.is_empty() || array.len() != count || spread() {
             let expected = format!("have {count} elements ({of})");
             return Err(value_error(function, name, expected, format!("shape {}", shape_text(shape))));
         }
@@ -113,10 +115,11 @@ fn line(array: &Bound<'_, PyUntypedArray>) -> isize {
 
 /// The numbers of a parameter of this dtype, if it is one of ours.
 fn read(array: &Bound<'_, PyUntypedArray>, dtype: Option<Dtype>) -> PyResult<Vec<f64>> {
-    fn extend<E: Element>(values: &mut Vec<f64>, array: &Bound<'_, PyUntypedArray>) {
-        let (data, step) = (data(array), line(array));
+    fn extend<E: Element>(values: &mut Vec<f64>, array: &Bound<'_, PyUntypedArray>, step: isize) {
+        let data = data(array);
         debug_assert!(is_plain(array) && itemsize(array) == size_of::<E>());
-        // SAFETY: an aligned array of `E` with that many elements this far apart.
+        debug_assert!(array.is_c_contiguous() && step == size_of::<E>() as isize || step == line(array));
+        // SAFETY: an aligned array of `E` with that many elements this far apart: the caller has seen to it.
         let value = |i: isize, step: isize| unsafe { data.offset(i * step).cast::<E>().read() }.to_f64();
         let all = 0..array.len() as isize;
         if step == size_of::<E>() as isize {
@@ -128,12 +131,15 @@ fn read(array: &Bound<'_, PyUntypedArray>, dtype: Option<Dtype>) -> PyResult<Vec
     let mut values = Vec::new();
     let failed = |_| PyMemoryError::new_err(format!("normkit: cannot hold {} parameters", array.len()));
     values.try_reserve_exact(array.len()).map_err(failed)?;
-    let straight = array.shape().iter().filter(|&&n| n > 1).count() <= 1;
-    match dtype.filter(|_| straight && is_plain(array)) {
-        Some(dtype) => with_element!(dtype, E => extend::<E>(&mut values, array)),
+    let straight = || array.shape().iter().filter(|&&n| n > 1).count() <= 1;
+    let step = |dtype: Dtype| {
+        if array.is_c_contiguous() { Some(dtype.size() as isize) } else { straight().then(|| line(array)) }
+    };
+    match dtype.filter(|_| is_plain(array)).and_then(|dtype| Some((dtype, step(dtype)?))) {
+        Some((dtype, step)) => with_element!(dtype, E => extend::<E>(&mut values, array, step)),
         None => {
             let flat = copy(array, &numpy::dtype::<f64>(array.py()), "C")?.call_method1("reshape", (-1,))?;
-            extend::<f64>(&mut values, flat.cast()?);
+            extend::<f64>(&mut values, flat.cast()?, size_of::<f64>() as isize);
         }
     }
     Ok(values)
@@ -186,7 +192,7 @@ impl Running {
             if !is_writeable(array) {
                 return Err(value_error(function, name, "be writeable in training", "a read-only array"));
             }
-            if overlaps_in_units(array.shape(), array.strides(), itemsize(array)) {
+            if overlaps_itself(array) {
                 return Err(value_error(function, name, "hold each element once", "strides that overlap"));
             }
         }

@@ -208,7 +208,8 @@ pub(crate) fn batch_renorm<'py>(
         let y = inference(py, NAME, &x, axis, &means, &rstds, scale, shift, &normkit::Extras::default(), y)?;
         (y, means, rstds, r, d)
     };
-    let overwritten = out.given().is_some() && overlaps(&x.object, y.cast()?)?;
+    // In training `out` must not overlap x.
+    let overwritten = !training && out.given().is_some() && overlaps(&x.object, y.cast()?)?;
     let x = x.object.into_any().unbind();
     Ok((y, BatchRenormCache { x, weight, bias, axis, mean, rstd, r, d, frozen: !training, overwritten }))
 }

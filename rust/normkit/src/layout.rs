@@ -119,10 +119,18 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
-    fn new<const P: usize>(p: usize, start: isize, kept: &[Axis<P>], rows: &[Axis<P>], run: &[Axis<P>]) -> Walk {
-        let of = |axes: &[Axis<P>]| {
+    /// Of operand `p`; axes that it walks as one are merged. Of `lines` the kept positions are the rows.
+    fn new<'x, const P: usize>(
+        p: usize,
+        start: isize,
+        lines: bool,
+        kept: impl Iterator<Item = &'x Axis<P>>,
+        rows: impl Iterator<Item = &'x Axis<P>>,
+        run: impl Iterator<Item = &'x Axis<P>>,
+    ) -> Walk {
+        fn steps<'x, const P: usize>(p: usize, axes: impl Iterator<Item = &'x Axis<P>>) -> Steps {
             let mut merged = Steps::new();
-            for axis in axes.iter().filter(|axis| axis.size != 1) {
+            for axis in axes.filter(|axis| axis.size != 1) {
                 match merged.last_mut() {
                     Some((size, stride)) if *stride == axis.size as isize * axis.strides[p] => {
                         (*size, *stride) = (*size * axis.size, axis.strides[p]);
@@ -131,8 +139,12 @@ impl Walk {
                 }
             }
             merged
-        };
-        Walk { start, kept: of(kept), rows: of(rows), run: of(run) }
+        }
+        let (mut kept, mut rows) = (steps(p, kept), steps(p, rows));
+        if lines {
+            std::mem::swap(&mut kept, &mut rows);
+        }
+        Walk { start, kept, rows, run: steps(p, run) }
     }
 
     /// The way through pieces of runs, each of which is a row: see [`Grid::cut_runs`]. None where a run is no single stretch.
@@ -226,11 +238,10 @@ fn make_grid<const P: usize>(
         }
     }
     sort(&mut axes);
-    let axes = merge(&axes);
+    let mut axes = merge(&axes);
 
     // The run: the trailing axes of one kind, and for short reduced ones the kept axes before them too.
     let group = |end: usize, kept: bool| (0..end).rev().take_while(|&i| axes[i].kept == kept).count();
-    let size = |axes: &[Axis<P>]| axes.iter().map(|axis| axis.size).product::<usize>();
     let n = axes.len();
     let inner = group(n, false);
     let fold = size(&axes[n - inner..]);
@@ -242,29 +253,25 @@ fn make_grid<const P: usize>(
     let run = if columns { run } else { n - inner };
     let width = if columns { size(&axes[n - inner - beside..n - inner]) } else { 1 };
 
-    let mut outer = Axes::from_slice(&axes[..run]);
-    let mut inside = Axes::from_slice(&axes[run..]);
-    let mut repeat = 1;
+    let (outer, inside) = axes.split_at_mut(run);
+    let mut repeats = None;
     let narrow = grouped && columns && width * fold < NARROW;
     if let Some(last) = outer.last_mut().filter(|axis| narrow && !axis.kept) {
         let (run, rows) = (width * fold, last.size);
         let most = (WIDE / run).min((rows / TALL).max(FULL / run)).max(1);
-        repeat = (1..=most).rev().find(|r| last.size.is_multiple_of(*r)).unwrap_or(1);
-        inside.insert(0, Axis { size: repeat, ..*last });
+        let repeat = (1..=most).rev().find(|r| last.size.is_multiple_of(*r)).unwrap_or(1);
+        repeats = Some(Axis { size: repeat, ..*last });
         last.size /= repeat;
         last.strides = last.strides.map(|stride| stride * repeat as isize);
     }
-    let (mut kept_axes, mut row_axes): (Axes<_>, Axes<_>) = (Axes::new(), Axes::new());
-    for axis in outer {
-        if axis.kept { kept_axes.push(axis) } else { row_axes.push(axis) }
-    }
-    let lines = !columns && row_axes.is_empty() && fold <= SHORT;
-    if lines {
-        std::mem::swap(&mut kept_axes, &mut row_axes);
-    }
+    let repeat = repeats.map_or(1, |axis| axis.size);
+    let (outer, run) = (&*outer, repeats.iter().chain(&*inside));
+    let (kept_axes, row_axes) = (outer.iter().filter(|axis| axis.kept), outer.iter().filter(|axis| !axis.kept));
+    let (kept, rows) = (size(kept_axes.clone()), size(row_axes.clone()));
+    let lines = !columns && row_axes.clone().next().is_none() && fold <= SHORT;
     let grid = Grid {
-        kept: size(&kept_axes),
-        rows: size(&row_axes),
+        kept: if lines { 1 } else { kept },
+        rows: if lines { kept } else { rows },
         len: repeat * width * fold,
         columns,
         lines,
@@ -272,8 +279,14 @@ fn make_grid<const P: usize>(
         width,
         fold,
     };
-    let walks = std::array::from_fn(|p| Walk::new(p, start[p], &kept_axes, &row_axes, &inside));
+    let walks =
+        std::array::from_fn(|p| Walk::new(p, start[p], lines, kept_axes.clone(), row_axes.clone(), run.clone()));
     (grid, walks)
+}
+
+/// Positions on these axes.
+fn size<'x, const P: usize>(axes: impl IntoIterator<Item = &'x Axis<P>>) -> usize {
+    axes.into_iter().map(|axis| axis.size).product()
 }
 
 /// Memory order, outermost first; but kept axes stay in their own order, so that statistics are numbered as the caller

@@ -145,7 +145,7 @@ pub fn overlaps_in_units(shape: &[usize], strides: &[isize], size: usize) -> boo
     if shape.contains(&0) {
         return false;
     }
-    let mut axes: Vec<_> =
+    let mut axes: Axes<_> =
         shape.iter().zip(strides).filter(|&(&n, _)| n > 1).map(|(&n, &s)| (s.unsigned_abs(), n)).collect();
     axes.sort_unstable();
     let mut covered = size - 1; // the furthest unit that the axes so far reach
