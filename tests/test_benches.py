@@ -153,3 +153,5 @@ def test_cliffs_are_measured_and_shown(monkeypatch, tmp_path, capsys):
     assert case.dy[:, 1::2].all()
     case = cliffs.filled(Case(Shape((2, 4, 3))), "constant")
     assert (case.x == 1).all()
+    case = cliffs.filled(Case(Shape((2, 4, 3))), "padded half")
+    assert [a[i].any() for a in (case.x, case.dy) for i in range(2)] == [True, False] * 2

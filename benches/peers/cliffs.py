@@ -1,5 +1,6 @@
 """Where a call is slow for its size: one number of elements cut into shapes in every way, beside PyTorch; and channels
-that are zero or constant, as dead and padded ones are, beside random ones. One thread. `make bench-cliffs`.
+that are zero or constant, as dead ones are, and samples that are zero, as padding is, beside random ones. One thread.
+`make bench-cliffs`.
 
 Prints, for each op, the shapes on which most is lost to PyTorch, and those with most time per element; writes a record.
 
@@ -30,7 +31,7 @@ from timing import timed
 CHANNELS = (1, 2, 3, 8, 32, 64, 100, 256, 1024)
 INSIDE = (1, 2, 4, 9, 16, 25, 49, 64, 100, 196, 784, 3136, 16384)
 ROWS = (2, 3, 4, 8, 16, 17, 32, 50, 64, 100, 128, 256, 500, 768, 1000, 4096, 5000, 10000, 65536)
-VALUES = ("random", "dead channels", "dead half", "constant", "constant half")
+VALUES = ("random", "dead channels", "dead half", "constant", "constant half", "padded half")
 KINDS = ("batch_norm", FUSED.name, "group_norm", "layer_norm")
 SHOWN = 8
 
@@ -51,7 +52,11 @@ def shapes(kind: str, elements: int) -> Iterator[tuple[tuple[int, ...], int]]:
 
 
 def filled(case: Case, values: str) -> Case:
-    """Random numbers, but in all or in every other channel: dy of zeros, or x of ones."""
+    """Random numbers, but in all or every other channel dy of zeros, or x of ones; or in half of the samples zeros."""
+    if values == "padded half":
+        kept = len(case.x) // 2
+        case.x[kept:] = case.dy[kept:] = 0
+        return case
     step = 2 if values.endswith("half") else 1
     if values.startswith("dead"):
         case.dy[:, ::step] = 0
@@ -76,6 +81,8 @@ def cells(peers: dict, args: argparse.Namespace, console: Console) -> Iterator[d
         found = {"op": name, "shape": dims, "groups": groups, "ns": {}}
         for values in VALUES:
             if values.startswith("dead") and not name.endswith("_backward"):
+                continue
+            if values == "padded half" and dims[0] == 1:
                 continue
             case = Case(Shape(dims))
             case.groups = groups
