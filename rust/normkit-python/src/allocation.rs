@@ -3,7 +3,7 @@
 use std::alloc::{Layout, alloc, dealloc};
 use std::ptr::null_mut;
 
-use normkit::layout::Axes;
+use normkit::layout::axes;
 use numpy::npyffi::{NPY_ARRAY_WRITEABLE, NpyTypes, PY_ARRAY_API, get_type_object};
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyMemoryError;
@@ -102,7 +102,7 @@ pub(crate) fn allocate<'py>(
     let memory = Memory::new(bytes)?;
     let data = memory.data;
     let memory = Bound::new(py, memory)?;
-    let mut steps: Axes<_> = strides.iter().map(|&s| s * size as isize).collect();
+    let mut steps = axes(strides.iter().map(|&s| s * size as isize));
     debug_assert!(strides.iter().all(|&stride| stride >= 0) && !normkit::overlaps_itself(shape, strides));
     debug_assert!({
         let last: isize = shape.iter().zip(&steps).map(|(&n, step)| (n as isize - 1) * step).sum();
@@ -136,7 +136,7 @@ unsafe fn array<'py>(
     data: *mut u8,
 ) -> PyResult<Bound<'py, PyUntypedArray>> {
     let descr = dtype.descr(py)?.into_dtype_ptr();
-    let mut dims: Axes<_> = shape.iter().map(|&n| n as isize).collect();
+    let mut dims = axes(shape.iter().map(|&n| n as isize));
     // SAFETY: as the caller vouches; the call takes over the reference to the descriptor, and fails with an exception set.
     unsafe {
         let (kind, axes, sizes) = (get_type_object(py, NpyTypes::PyArray_Type), dims.len() as _, dims.as_mut_ptr());

@@ -1,6 +1,6 @@
 //! NumPy arrays as tensors, and the other way.
 
-use normkit::layout::{Axes, strides_like};
+use normkit::layout::{Axes, axes, strides_like};
 use normkit::{Element, Tensor, TensorMut, overlaps_in_units, shape_text};
 use numpy::npyffi::objects::PyArray_Descr_fields;
 use numpy::npyffi::{NPY_ARRAY_WRITEABLE, NPY_TYPES};
@@ -190,7 +190,7 @@ impl<'py> Array<'py> {
         let size = dtype.size() as isize;
         // The stride of an axis of one element may be anything.
         let strides = object.strides().iter().zip(object.shape()).map(|(s, &n)| if n <= 1 { 0 } else { s / size });
-        Array { dtype, data: data(&object), strides: strides.collect(), given: object.clone(), object }
+        Array { dtype, data: data(&object), strides: axes(strides), given: object.clone(), object }
     }
 
     /// A float array to read; a misaligned or byte-swapped one is copied.

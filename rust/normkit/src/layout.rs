@@ -11,6 +11,16 @@ use crate::plan::BLOCK;
 
 /// One thing for each axis of an array: without asking for memory for as many axes as most have.
 pub type Axes<T> = SmallVec<[T; 5]>;
+/// These, one for each axis. (`collect` is a call, with more around it than so few are worth.)
+#[inline]
+pub fn axes<T>(of: impl Iterator<Item = T>) -> Axes<T> {
+    let mut axes = Axes::new();
+    for each in of {
+        axes.push(each);
+    }
+    axes
+}
+
 /// Sizes and strides of merged axes, of which there are fewer.
 type Steps = SmallVec<[(usize, isize); 2]>;
 
@@ -323,7 +333,7 @@ fn merge<const P: usize>(axes: &[Axis<P>]) -> Axes<Axis<P>> {
 
 /// Strides for a new dense array in the memory order of `x`: channels-last in, channels-last out.
 pub fn strides_like(shape: &[usize], strides: &[isize]) -> Axes<isize> {
-    let mut order: Axes<usize> = (0..shape.len()).collect();
+    let mut order = axes(0..shape.len());
     order.sort_by_key(|&i| std::cmp::Reverse(strides[i].unsigned_abs())); // stable: ties keep C order
     let mut like = smallvec![0; shape.len()];
     let mut next = 1;
@@ -336,9 +346,5 @@ pub fn strides_like(shape: &[usize], strides: &[isize]) -> Axes<isize> {
 
 /// Which of `axes` axes are kept.
 pub(crate) fn keep<const N: usize>(axes: usize, kept: [usize; N]) -> Axes<bool> {
-    let mut keeps = Axes::new();
-    for axis in 0..axes {
-        keeps.push(kept.contains(&axis));
-    }
-    keeps
+    self::axes((0..axes).map(|axis| kept.contains(&axis)))
 }

@@ -3,7 +3,7 @@
 use smallvec::smallvec;
 
 use crate::error::{Error, Result, shape_text};
-use crate::layout::Axes;
+use crate::layout::{Axes, axes};
 use crate::simd::{Base, BaseMut};
 
 /// Strides (in elements) of a dense array of `shape`, last axis fastest.
@@ -145,8 +145,7 @@ pub fn overlaps_in_units(shape: &[usize], strides: &[isize], size: usize) -> boo
     if shape.contains(&0) {
         return false;
     }
-    let mut axes: Axes<_> =
-        shape.iter().zip(strides).filter(|&(&n, _)| n > 1).map(|(&n, &s)| (s.unsigned_abs(), n)).collect();
+    let mut axes = axes(shape.iter().zip(strides).filter(|&(&n, _)| n > 1).map(|(&n, &s)| (s.unsigned_abs(), n)));
     axes.sort_unstable();
     let mut covered = size - 1; // the furthest unit that the axes so far reach
     axes.iter().any(|&(stride, size)| {
