@@ -237,17 +237,28 @@ pub(crate) fn moments_columns<T: Real, E: Stored<T>, S: Simd<T>>(
     if wrong {
         rough_means(s, x, pattern, [at, means, sums]);
         squares_about(s, x, pattern, [at, means, sums, squares, lost]);
+        asked = false;
         for part in pattern.parts() {
             let (sums, squares) = (pattern.sums(sums, part.start), pattern.sums(squares, part.start));
+            let (first, mut of_part) = (part.start, None);
             for (w, (sum, squares)) in part.zip(sums.into_iter().zip(squares)) {
                 // The others have counted this block.
-                if into[w].count == before {
-                    into[w] = into[w].merge(if trusted::<T>(squares) {
-                        MomentSums { count, at: means[w].to_f64(), sum, squares }
-                    } else {
-                        moments_wide(columns_of(x, pattern, w))
-                    });
+                if into[w].count != before {
+                    continue;
                 }
+                // Constant here, and not in the blocks before: padding, say.
+                let constant = squares == 0.0 && {
+                    if !asked {
+                        s.call(Sizes { x, at: &*at, sums: &mut *sizes });
+                        asked = true;
+                    }
+                    of_part.get_or_insert_with(|| pattern.sums(sizes, first))[w - first] == 0.0
+                };
+                into[w] = into[w].merge(if constant || trusted::<T>(squares) {
+                    MomentSums { count, at: means[w].to_f64(), sum, squares }
+                } else {
+                    moments_wide(columns_of(x, pattern, w))
+                });
             }
         }
     }
