@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::isa::On;
-use super::{Fold, Halves, Kernel, ONLY_SINGLE, Simd};
+use super::{AT_ONCE, Fold, Halves, Kernel, ONLY_SINGLE, Simd};
 
 /// The processor has AVX2 and F16C.
 #[derive(Clone, Copy)]
@@ -348,6 +348,24 @@ impl Fold for Avx2 {
     fn fold(self, v: __m256d) -> f64 {
         unsafe { fold_pd(v) }
     }
+    /// Four at once, as if transposed.
+    #[inline(always)]
+    fn folds(self, v: &[__m256d; AT_ONCE], n: usize, sums: &mut [f64; AT_ONCE]) {
+        for begin in (0..n).step_by(4) {
+            debug_assert!(begin + 4 <= AT_ONCE);
+            unsafe {
+                let mut twos = [_mm256_setzero_pd(); 2];
+                for i in 0..2 {
+                    let (a, b) = (v[begin + i], v[begin + i + 2]);
+                    let (low, high) = (_mm256_permute2f128_pd::<0x20>(a, b), _mm256_permute2f128_pd::<0x31>(a, b));
+                    twos[i] = _mm256_add_pd(low, high);
+                }
+                let [a, b] = twos;
+                let ones = _mm256_add_pd(_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
+                _mm256_storeu_pd(sums.as_mut_ptr().add(begin), ones);
+            }
+        }
+    }
 }
 
 #[allow(clippy::undocumented_unsafe_blocks)]
@@ -391,7 +409,15 @@ impl Halves for Avx2 {
     }
     #[inline(always)]
     fn of_bf16(self, v: __m128i) -> __m256 {
-        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(v))) }
+        // (Widening by zeros, then shifting, takes 1.03 to 1.1 times as long on Zen 3.)
+        unsafe {
+            #[rustfmt::skip]
+            let high = _mm256_setr_epi8(
+                -1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7,
+                -1, -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15,
+            );
+            _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(v), high))
+        }
     }
     #[inline(always)]
     fn to_bf16(self, v: __m256) -> __m128i {

@@ -4,7 +4,7 @@
 use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering;
 
-use super::loops::{add_wide, block_sums, half_fold, load, store_head, stream_lines, to_boundary, unrolls};
+use super::loops::{add_wide, block_sums, half_fold, load, store, store_head, stream_lines, to_boundary, unrolls};
 use super::{
     Behind, FETCHES_AHEAD, Fold, LINE, Lines, LinesMut, Origin, Real, Simd, Stored, Tile, Wide, inlined, mapped,
 };
@@ -29,7 +29,7 @@ pub(crate) fn line_sums<
 >(
     s: S,
     lines: [Lines<E>; K],
-    beside: [LinesMut<T>; B],
+    mut beside: [LinesMut<T>; B],
     behind: &mut Q,
     along: impl Fn(usize) -> ([T; K], P),
     f: impl Fn([S::V; K], P) -> [S::V; M],
@@ -42,6 +42,9 @@ pub(crate) fn line_sums<
     let along_memory = Q::ORIGIN != Origin::Cache && rows == 1 && lines[0].step() == len as isize;
     let asks = K == 1 || !(along_memory && FETCHES_AHEAD.load(Ordering::Relaxed));
     let zero = s.splat_lanes(T::ZERO);
+    if let Some(sums) = in_registers(s, lines, &mut beside, behind, &along, &f, &g) {
+        return sums;
+    }
     let mut outer = [const { MaybeUninit::<[Wide<T, S>; M]>::uninit() }; AT_ONCE];
     for r in 0..rows {
         let mut from = mapped(lines, |of| of.at(r, 0));
@@ -150,6 +153,92 @@ pub(crate) fn line_sums<
     sums
 }
 
+/// [`line_sums`] where a few registers hold a line. (Of AVX-512 two are all lanes.)
+#[inline(always)]
+fn in_registers<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usize, const M: usize, const B: usize>(
+    s: S,
+    lines: [Lines<E>; K],
+    beside: &mut [LinesMut<T>; B],
+    behind: &mut impl Behind,
+    along: impl Fn(usize) -> ([T; K], P),
+    f: impl Fn([S::V; K], P) -> [S::V; M],
+    g: impl Fn([S::V; K], P) -> [S::V; B],
+) -> Option<[[f64; AT_ONCE]; M]> {
+    let registers = T::LANES / S::N;
+    match if lines[0].rows() == 1 { lines[0].len().div_ceil(S::N) } else { usize::MAX } {
+        1 => Some(few_sums(s, [(); 1], lines, beside, behind, along, f, g)),
+        2 => Some(few_sums(s, [(); 2], lines, beside, behind, along, f, g)),
+        3 if registers >= 4 => Some(few_sums(s, [(); 3], lines, beside, behind, along, f, g)),
+        4 if registers >= 4 => Some(few_sums(s, [(); 4], lines, beside, behind, along, f, g)),
+        _ => None,
+    }
+}
+
+/// [`line_sums`] of lines that `R` registers hold, the last of them perhaps in part, with the same bits: the compiler unrolls
+/// all of it, and nothing goes through memory on the way. (Measured on Zen 3: layer norm's backward pass of 4 to 32 elements
+/// takes 0.7 to 0.8 of the time, its forward pass 0.7 to 0.9.)
+#[inline(always)]
+fn few_sums<
+    T: Real,
+    E: Stored<T>,
+    S: Simd<T>,
+    P: Copy,
+    const K: usize,
+    const M: usize,
+    const B: usize,
+    const R: usize,
+>(
+    s: S,
+    _registers: [(); R],
+    lines: [Lines<E>; K],
+    beside: &mut [LinesMut<T>; B],
+    behind: &mut impl Behind,
+    along: impl Fn(usize) -> ([T; K], P),
+    f: impl Fn([S::V; K], P) -> [S::V; M],
+    g: impl Fn([S::V; K], P) -> [S::V; B],
+) -> [[f64; AT_ONCE]; M] {
+    let (count, len) = (lines[0].lines(), lines[0].len());
+    assert!(lines[0].rows() == 1 && count <= AT_ONCE && len.div_ceil(S::N) == R);
+    let (zeros, none) = ([s.splat_lanes(T::ZERO); M], s.splat(T::ZERO));
+    let mut vectors = [[s.double().splat(0.0); AT_ONCE]; M];
+    for l in 0..count {
+        let (fill, of) = along(l);
+        let mut fills = [none; K];
+        for k in 0..K {
+            fills[k] = s.splat(fill[k]);
+        }
+        let (from, to) = (mapped(lines, |of| of.at(0, l)), beside.each_mut().map(|of| of.at(0, l)));
+        let mut lanes = zeros;
+        for u in 0..R {
+            let at = u * S::N;
+            let n = if u + 1 < R { S::N } else { len - at };
+            debug_assert!(n <= S::N && at + n <= len);
+            // SAFETY: a line has `len` elements.
+            let operands = unsafe { load(s, &from, at, n, &fills) };
+            let (terms, more) = (f(operands, of), g(operands, of));
+            for b in 0..B {
+                // SAFETY: as above, and written.
+                unsafe {
+                    let [before] = load(s, &[to[b].cast_const()], at, n, &[none]);
+                    store(s, to[b].add(at), n, s.add(before, more[b]));
+                }
+            }
+            for m in 0..M {
+                lanes[m][u] = s.add(lanes[m][u], terms[m]);
+            }
+        }
+        for m in 0..M {
+            vectors[m][l] = half_fold(s, s.widen(lanes[m]));
+        }
+        behind.follow(len);
+    }
+    let mut sums = [[0.0; AT_ONCE]; M];
+    for m in 0..M {
+        s.double().folds(&vectors[m], count, &mut sums[m]);
+    }
+    sums
+}
+
 /// Σ(x − first) over a few rows of few elements: in one level of float lanes, folded by the fixed tree.
 #[inline(always)]
 pub(crate) fn sample_sum<T: Real, E: Stored<T>, S: Simd<T>>(s: S, x: Tile<E>, first: T) -> f64 {
@@ -163,6 +252,20 @@ pub(crate) fn sample_sums<T: Real, E: Stored<T>, S: Simd<T>>(
     x: Lines<E>,
     first: &[T; AT_ONCE],
 ) -> [f64; AT_ONCE] {
+    let found = in_registers(
+        s,
+        [x],
+        &mut [],
+        &mut (),
+        #[inline(always)]
+        |l| ([first[l]], s.splat(first[l])),
+        #[inline(always)]
+        |[x], first| [s.sub(x, first)],
+        |_, _| [],
+    );
+    if let Some([sums]) = found {
+        return sums;
+    }
     let mut vectors = [s.double().splat(0.0); AT_ONCE];
     for l in 0..x.lines() {
         vectors[l] = sample_lanes(s, x.line(l), first[l]);

@@ -43,7 +43,7 @@ pub(super) unsafe fn load<T: Real, E: Stored<T>, S: Simd<T>, const K: usize>(
 /// # Safety
 /// `p..p + n` is writable, and `n <= N`.
 #[inline(always)]
-unsafe fn store<T: Real, E: Stored<T>, S: Simd<T>>(s: S, p: *mut E, n: usize, v: S::V) {
+pub(super) unsafe fn store<T: Real, E: Stored<T>, S: Simd<T>>(s: S, p: *mut E, n: usize, v: S::V) {
     // SAFETY: the caller vouches for it.
     unsafe { if n == S::N { E::store(s, p, v) } else { E::store_n(s, p, n, v) } }
 }

@@ -153,6 +153,20 @@ fn small() {
     }
 }
 
+/// Lines that a few registers hold: more of them on wider instruction sets, which others read through memory.
+#[test]
+fn lines_in_registers() {
+    for len in 1..=36 {
+        for shape in [&[37, len][..], &[19, 3, len]] {
+            let case = Case { shape: shape.to_vec().leak(), axis: 1, groups: if shape.len() == 2 { 1 } else { 3 } };
+            let layout = Layout::dense(shape.len());
+            check::<f32>(&case, &layout, Values::Mean(100.0));
+            check::<f64>(&case, &layout, Values::Normal);
+            check::<bf16>(&case, &layout, Values::Normal);
+        }
+    }
+}
+
 #[test]
 fn halves() {
     for case in CASES.iter().filter(|case| case.size() < 20_000).chain(&LARGE[3..5]) {
