@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::apply::Affine;
 use super::flow::Flow;
-use super::reduce::{lesser, trusted};
+use super::reduce::{Zeros, lesser, trusted};
 use super::{Pattern, TOGETHER};
 use crate::simd::{Behind, Kernel, Real, Simd, Stored, Tile, columns, lanes, short_lanes};
 
@@ -129,7 +129,7 @@ pub(crate) fn gradient_columns<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>,
             [dz, s.mul(dz, flow.deviation(s, operands, along))]
         },
     );
-    let mut asked = false;
+    let mut zeros = Zeros::new(false);
     for part in pattern.parts() {
         let (sums, dots) = (pattern.sums(sums, part.start), pattern.sums(dots, part.start));
         let ordinary = |i: usize| sums[i].is_finite() & trusted::<T>(dots[i]);
@@ -139,19 +139,18 @@ pub(crate) fn gradient_columns<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>,
             }
             continue;
         }
-        let (start, mut of_part) = (part.start, None);
         for (w, (dy, dot)) in part.zip(sums.into_iter().zip(dots)) {
             let block = GradSums { dy, dot };
             let first = w * pattern.fold;
             let cell = Affine { mean: mean[first], scale: scale[first], shift: shift[first] };
             let all = || (0..pattern.repeat).flat_map(move |p| elements(tiles, pattern.run(p, w)));
             let mut zero = || {
-                if !asked {
-                    let along = [&*mean, &*scale, &*shift];
-                    s.call(Lesser { tiles, along, sums: &mut *sizes, flow });
-                    asked = true;
-                }
-                of_part.get_or_insert_with(|| pattern.sums(sizes, start))[w - start] == 0.0
+                zeros.of(pattern, w, |first| {
+                    if first {
+                        s.call(Lesser { tiles, along: [&*mean, &*scale, &*shift], sums: &mut *sizes, flow });
+                    }
+                    &*sizes
+                })
             };
             let good = block.dy.is_finite() && (trusted::<T>(block.dot) || (block.dot == 0.0 && zero()));
             add(w, if good { block } else { gradient_wide(all(), cell, flow) });

@@ -1,6 +1,6 @@
 //! Moments of one block: what a forward pass needs.
 
-use super::reduce::{Scratch, size, trusted};
+use super::reduce::{Scratch, Zeros, size, trusted};
 use super::{Pattern, TOGETHER};
 use crate::moments::Moments;
 use crate::simd::{Behind, Kernel, Real, Simd, Stored, Tile, columns, lanes, sample_sum, short_lanes};
@@ -205,7 +205,7 @@ pub(crate) fn moments_columns<T: Real, E: Stored<T>, S: Simd<T>>(
         rough_means(s, sample(x, each), pattern, [at, means, sums]);
     }
     squares_about(s, x, pattern, [at, means, sums, squares, lost]);
-    let (mut wrong, mut asked) = (false, false);
+    let (mut wrong, mut zeros) = (false, Zeros::new(false));
     for part in pattern.parts() {
         let (sums, squares) = (pattern.sums(sums, part.start), pattern.sums(squares, part.start));
         // Most blocks are the first of ordinary numbers.
@@ -216,14 +216,14 @@ pub(crate) fn moments_columns<T: Real, E: Stored<T>, S: Simd<T>>(
             }
             continue;
         }
-        let (first, mut of_part) = (part.start, None);
         for (w, (sum, squares)) in part.zip(sums.into_iter().zip(squares)) {
             let good = if squares == 0.0 {
-                if !asked {
-                    s.call(Sizes { x, at: &*at, sums: &mut *sizes });
-                    asked = true;
-                }
-                of_part.get_or_insert_with(|| pattern.sums(sizes, first))[w - first] == 0.0
+                zeros.of(pattern, w, |first| {
+                    if first {
+                        s.call(Sizes { x, at: &*at, sums: &mut *sizes });
+                    }
+                    &*sizes
+                })
             } else {
                 close(count, sum, squares) && trusted::<T>(squares)
             };
@@ -237,23 +237,22 @@ pub(crate) fn moments_columns<T: Real, E: Stored<T>, S: Simd<T>>(
     if wrong {
         rough_means(s, x, pattern, [at, means, sums]);
         squares_about(s, x, pattern, [at, means, sums, squares, lost]);
-        asked = false;
+        let mut zeros = Zeros::new(false);
         for part in pattern.parts() {
             let (sums, squares) = (pattern.sums(sums, part.start), pattern.sums(squares, part.start));
-            let (first, mut of_part) = (part.start, None);
             for (w, (sum, squares)) in part.zip(sums.into_iter().zip(squares)) {
                 // The others have counted this block.
                 if into[w].count != before {
                     continue;
                 }
                 // Constant here, and not in the blocks before: padding, say.
-                let constant = squares == 0.0 && {
-                    if !asked {
-                        s.call(Sizes { x, at: &*at, sums: &mut *sizes });
-                        asked = true;
-                    }
-                    of_part.get_or_insert_with(|| pattern.sums(sizes, first))[w - first] == 0.0
-                };
+                let constant = squares == 0.0
+                    && zeros.of(pattern, w, |first| {
+                        if first {
+                            s.call(Sizes { x, at: &*at, sums: &mut *sizes });
+                        }
+                        &*sizes
+                    });
                 into[w] = into[w].merge(if constant || trusted::<T>(squares) {
                     MomentSums { count, at: means[w].to_f64(), sum, squares }
                 } else {

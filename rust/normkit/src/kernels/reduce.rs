@@ -1,6 +1,7 @@
 //! What reductions of one block share, whatever they sum.
 
 use super::apply::Affine;
+use super::{Pattern, TOGETHER};
 use crate::simd::{Real, Simd, Tile, short_lanes};
 
 /// Room for the parameters and sums of the columns of a block, reused from block to block.
@@ -67,6 +68,34 @@ pub(crate) fn all_trusted<T: Real, S: Simd<T>, const K: usize>(s: S, of: [&[T]; 
         },
     );
     wrong == 0.0
+}
+
+/// Where the sums of products of a block of columns are zero because every product is: asked of all at once, when the first
+/// zero is met.
+pub(crate) struct Zeros {
+    asked: bool,
+    /// Sums that say so, of the statistics from one on.
+    part: Option<(usize, [f64; TOGETHER])>,
+}
+
+impl Zeros {
+    /// Nothing is known of the columns, or what is asked has been taken.
+    #[inline(always)]
+    pub(crate) fn new(asked: bool) -> Self {
+        Zeros { asked, part: None }
+    }
+
+    /// Whether it is so of statistic `w`. `sizes` gives sums down the columns that are zero only where all products are; it is
+    /// told whether to take them first.
+    #[inline(always)]
+    pub(crate) fn of<'t, T: Real>(&mut self, pattern: Pattern, w: usize, sizes: impl FnOnce(bool) -> &'t [T]) -> bool {
+        let first = w / TOGETHER * TOGETHER;
+        if self.part.as_ref().is_none_or(|&(of, _)| of != first) {
+            let ask = !std::mem::replace(&mut self.asked, true);
+            self.part = Some((first, pattern.sums(sizes(ask), first)));
+        }
+        self.part.as_ref().is_some_and(|(_, sums)| sums[w - first] == 0.0)
+    }
 }
 
 /// |a|

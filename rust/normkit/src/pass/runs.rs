@@ -15,7 +15,7 @@ use crate::kernels::apply::{Affine, Coefficients, GradInner, affine, apply_lines
 use crate::kernels::flow::Weighted;
 use crate::kernels::gradients::GradSums;
 use crate::kernels::lines::{gradient_lines, lesser_lines};
-use crate::kernels::reduce::{all_trusted, trusted};
+use crate::kernels::reduce::{Zeros, all_trusted, trusted};
 use crate::kernels::{Pattern, TOGETHER};
 use crate::layout::Grid;
 use crate::parallel::{Disjoint, run};
@@ -234,17 +234,17 @@ impl<T: Real> Take<'_, '_, T> {
     /// Adds the sums of these samples to the task's.
     #[inline(always)]
     fn flush<S: Simd<T>>(&mut self, s: S, pattern: Pattern, samples: Range<usize>, parameters: &mut [&mut [f64]; 2]) {
-        // Asked once, and only where a sum is not good.
-        let mut asked = false;
+        let mut zeros = Zeros::new(false);
         if pattern.fold == 1 {
             let [dots, dys] = self.state.sums.each_ref().map(Aligned::values);
-            if !all_trusted(s, [dots, dys]) {
+            let good = all_trusted(s, [dots, dys]);
+            if !good {
                 s.call(LesserOfRuns { take: self, samples: samples.clone() });
-                asked = true;
+                zeros = Zeros::new(true);
             }
             let State { sums: [dots, dys], sizes, .. } = &*self.state;
             let [dots, dys] = [dots, dys].map(Aligned::values);
-            if !asked || all_trusted(s, [dots, dys, sizes.values()]) {
+            if good || all_trusted(s, [dots, dys, sizes.values()]) {
                 for (into, of) in parameters.iter_mut().zip([dots, dys]) {
                     for (into, of) in into.iter_mut().zip(of) {
                         *into += of.to_f64();
@@ -263,22 +263,19 @@ impl<T: Real> Take<'_, '_, T> {
                 wrong |= !good(dots[i], dys[i]) & (i < part.len());
             }
             if wrong {
-                let mut sizes = None;
                 for (i, w) in part.clone().enumerate() {
-                    if good(dots[i], dys[i]) {
-                        continue;
+                    let mut zero = || {
+                        zeros.of(pattern, w, |first| {
+                            if first {
+                                s.call(LesserOfRuns { take: &mut *self, samples: samples.clone() });
+                            }
+                            self.state.sizes.values()
+                        })
+                    };
+                    let fine = dys[i].is_finite() && (trusted::<T>(dots[i]) || (dots[i] == 0.0 && zero()));
+                    if !fine {
+                        [dots[i], dys[i]] = self.again(w, samples.clone());
                     }
-                    if dots[i] == 0.0 && dys[i].is_finite() {
-                        if !asked {
-                            s.call(LesserOfRuns { take: self, samples: samples.clone() });
-                            asked = true;
-                        }
-                        let of = || pattern.sums(self.state.sizes.values(), part.start);
-                        if sizes.get_or_insert_with(of)[i] == 0.0 {
-                            continue;
-                        }
-                    }
-                    [dots[i], dys[i]] = self.again(w, samples.clone());
                 }
             }
             for (into, of) in parameters.iter_mut().zip([dots, dys]) {
