@@ -5,7 +5,9 @@ use super::flow::Flow;
 use super::gradients::{GradSums, GradientAgain};
 use super::moments::{MomentSums, MomentsAgain, PLACES, SAMPLE, close};
 use super::reduce::{lesser, size, trusted};
-use crate::simd::{AT_ONCE, Behind, Kernel, Lines, LinesMut, Real, Simd, Stored, line_sums, mapped, sample_sums};
+use crate::simd::{
+    AT_ONCE, Behind, Kernel, Lines, LinesMut, Real, Simd, Stored, line_sums, mapped, sample_sums, short_line_sums,
+};
 
 /// So many lines at a time.
 #[inline(always)]
@@ -32,7 +34,7 @@ pub(crate) fn moments_lines<T: Real, E: Stored<T>, S: Simd<T>>(
         } else {
             guesses(s, x, &mut at);
         }
-        let [sums, squares] = line_sums(
+        let [sums, squares] = short_line_sums(
             s,
             [x],
             [],
@@ -136,7 +138,7 @@ pub(crate) fn gradient_lines<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>, c
     for part in parts(lines[0].lines()) {
         let lines = mapped(lines, |of| of.part(part.clone()));
         let cells = &cells[part.clone()];
-        let [sums, dots] = line_sums(
+        let [sums, dots] = short_line_sums(
             s,
             lines,
             beside.each_mut().map(|of| of.part(part.clone())),

@@ -29,7 +29,7 @@ pub(crate) fn line_sums<
 >(
     s: S,
     lines: [Lines<E>; K],
-    mut beside: [LinesMut<T>; B],
+    beside: [LinesMut<T>; B],
     behind: &mut Q,
     along: impl Fn(usize) -> ([T; K], P),
     f: impl Fn([S::V; K], P) -> [S::V; M],
@@ -42,9 +42,6 @@ pub(crate) fn line_sums<
     let along_memory = Q::ORIGIN != Origin::Cache && rows == 1 && lines[0].step() == len as isize;
     let asks = K == 1 || !(along_memory && FETCHES_AHEAD.load(Ordering::Relaxed));
     let zero = s.splat_lanes(T::ZERO);
-    if let Some(sums) = in_registers(s, lines, &mut beside, behind, &along, &f, &g) {
-        return sums;
-    }
     let mut outer = [const { MaybeUninit::<[Wide<T, S>; M]>::uninit() }; AT_ONCE];
     for r in 0..rows {
         let mut from = mapped(lines, |of| of.at(r, 0));
@@ -153,23 +150,48 @@ pub(crate) fn line_sums<
     sums
 }
 
-/// [`line_sums`] where a few registers hold a line. (Of AVX-512 two are all lanes.)
+/// [`line_sums`] for where most lines may be short: a few registers may hold one, which takes code of its own.
+#[inline(always)]
+pub(crate) fn short_line_sums<
+    T: Real,
+    E: Stored<T>,
+    S: Simd<T>,
+    P: Copy,
+    const K: usize,
+    const M: usize,
+    const B: usize,
+>(
+    s: S,
+    lines: [Lines<E>; K],
+    mut beside: [LinesMut<T>; B],
+    behind: &mut impl Behind,
+    along: impl Fn(usize) -> ([T; K], P),
+    f: impl Fn([S::V; K], P) -> [S::V; M],
+    g: impl Fn([S::V; K], P) -> [S::V; B],
+) -> [[f64; AT_ONCE]; M] {
+    if let Some(sums) = in_registers(s, lines, &mut beside, &along, &f, &g) {
+        behind.follow(lines[0].lines() * lines[0].len());
+        return sums;
+    }
+    line_sums(s, lines, beside, behind, along, f, g)
+}
+
+/// [`line_sums`] if a few registers hold a line. (Of AVX-512 two are all lanes.)
 #[inline(always)]
 fn in_registers<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usize, const M: usize, const B: usize>(
     s: S,
     lines: [Lines<E>; K],
     beside: &mut [LinesMut<T>; B],
-    behind: &mut impl Behind,
     along: impl Fn(usize) -> ([T; K], P),
     f: impl Fn([S::V; K], P) -> [S::V; M],
     g: impl Fn([S::V; K], P) -> [S::V; B],
 ) -> Option<[[f64; AT_ONCE]; M]> {
     let registers = T::LANES / S::N;
     match if lines[0].rows() == 1 { lines[0].len().div_ceil(S::N) } else { usize::MAX } {
-        1 => Some(few_sums(s, [(); 1], lines, beside, behind, along, f, g)),
-        2 => Some(few_sums(s, [(); 2], lines, beside, behind, along, f, g)),
-        3 if registers >= 4 => Some(few_sums(s, [(); 3], lines, beside, behind, along, f, g)),
-        4 if registers >= 4 => Some(few_sums(s, [(); 4], lines, beside, behind, along, f, g)),
+        1 => Some(few_sums(s, [(); 1], lines, beside, along, f, g)),
+        2 => Some(few_sums(s, [(); 2], lines, beside, along, f, g)),
+        3 if registers >= 4 => Some(few_sums(s, [(); 3], lines, beside, along, f, g)),
+        4 if registers >= 4 => Some(few_sums(s, [(); 4], lines, beside, along, f, g)),
         _ => None,
     }
 }
@@ -192,11 +214,11 @@ fn few_sums<
     _registers: [(); R],
     lines: [Lines<E>; K],
     beside: &mut [LinesMut<T>; B],
-    behind: &mut impl Behind,
     along: impl Fn(usize) -> ([T; K], P),
     f: impl Fn([S::V; K], P) -> [S::V; M],
     g: impl Fn([S::V; K], P) -> [S::V; B],
 ) -> [[f64; AT_ONCE]; M] {
+    assert!(lines.iter().all(|of| of.is_like(lines[0])) && beside.iter().all(|of| lines[0].is_like(of.shape())));
     let (count, len) = (lines[0].lines(), lines[0].len());
     assert!(lines[0].rows() == 1 && count <= AT_ONCE && len.div_ceil(S::N) == R);
     let (zeros, none) = ([s.splat_lanes(T::ZERO); M], s.splat(T::ZERO));
@@ -230,7 +252,6 @@ fn few_sums<
         for m in 0..M {
             vectors[m][l] = half_fold(s, s.widen(lanes[m]));
         }
-        behind.follow(len);
     }
     let mut sums = [[0.0; AT_ONCE]; M];
     for m in 0..M {
@@ -256,7 +277,6 @@ pub(crate) fn sample_sums<T: Real, E: Stored<T>, S: Simd<T>>(
         s,
         [x],
         &mut [],
-        &mut (),
         #[inline(always)]
         |l| ([first[l]], s.splat(first[l])),
         #[inline(always)]

@@ -3,7 +3,7 @@
 //! This is the only directory with intrinsics. A token (`Avx512`, `Avx2`, `Baseline`) is the proof that the processor
 //! has the instruction set; tokens are made in [`dispatch`] alone. What the kernels see are safe loops over
 //! [`Tile`]s: [`lanes`] and [`short_lanes`] (sums along a run), [`columns`] (sums down a run) and [`map`] (one output per
-//! element); over short [`Lines`], several at a time, [`line_sums`], [`map_lines`] and [`map_both`] (two outputs). A [`Follower`] makes outputs at the
+//! element); over short [`Lines`], several at a time, [`line_sums`], [`short_line_sums`], [`map_lines`] and [`map_both`] (two outputs). A [`Follower`] makes outputs at the
 //! steps of another loop.
 //!
 //! Every result has the same bits on every instruction set: [`Real::LANES`] virtual lanes whatever the register width,
@@ -42,7 +42,7 @@ pub use halves::Halves;
 pub(crate) use halves::{Half, narrow, widen};
 pub use isa::Isa;
 pub use isa::force;
-pub(crate) use lines::{AT_ONCE, line_sums, map_lines, sample_sum, sample_sums, streams_alone};
+pub(crate) use lines::{AT_ONCE, line_sums, map_lines, sample_sum, sample_sums, short_line_sums, streams_alone};
 pub(crate) use loops::{columns, lanes, map, short_lanes};
 pub use stored::Stored;
 pub use tile::{Base, BaseMut};
