@@ -176,15 +176,16 @@ pub(crate) fn short_line_sums<
     line_sums(s, lines, beside, behind, along, f, g)
 }
 
-/// [`line_sums`] if a few registers hold a line. (Of AVX-512 two are all lanes.)
+/// [`line_sums`] if a few registers hold a line. (Of AVX-512 two are all lanes.) The functions are taken by reference, as in all
+/// loops within loops: calls by way of `impl Fn for &F` are without the instruction set, and each intrinsic becomes a call.
 #[inline(always)]
 fn in_registers<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usize, const M: usize, const B: usize>(
     s: S,
     lines: [Lines<E>; K],
     beside: &mut [LinesMut<T>; B],
-    along: impl Fn(usize) -> ([T; K], P),
-    f: impl Fn([S::V; K], P) -> [S::V; M],
-    g: impl Fn([S::V; K], P) -> [S::V; B],
+    along: &impl Fn(usize) -> ([T; K], P),
+    f: &impl Fn([S::V; K], P) -> [S::V; M],
+    g: &impl Fn([S::V; K], P) -> [S::V; B],
 ) -> Option<[[f64; AT_ONCE]; M]> {
     let registers = T::LANES / S::N;
     match if lines[0].rows() == 1 { lines[0].len().div_ceil(S::N) } else { usize::MAX } {
@@ -214,9 +215,9 @@ fn few_sums<
     _registers: [(); R],
     lines: [Lines<E>; K],
     beside: &mut [LinesMut<T>; B],
-    along: impl Fn(usize) -> ([T; K], P),
-    f: impl Fn([S::V; K], P) -> [S::V; M],
-    g: impl Fn([S::V; K], P) -> [S::V; B],
+    along: &impl Fn(usize) -> ([T; K], P),
+    f: &impl Fn([S::V; K], P) -> [S::V; M],
+    g: &impl Fn([S::V; K], P) -> [S::V; B],
 ) -> [[f64; AT_ONCE]; M] {
     assert!(lines.iter().all(|of| of.is_like(lines[0])) && beside.iter().all(|of| lines[0].is_like(of.shape())));
     let (count, len) = (lines[0].lines(), lines[0].len());
@@ -273,16 +274,11 @@ pub(crate) fn sample_sums<T: Real, E: Stored<T>, S: Simd<T>>(
     x: Lines<E>,
     first: &[T; AT_ONCE],
 ) -> [f64; AT_ONCE] {
-    let found = in_registers(
-        s,
-        [x],
-        &mut [],
+    let f = inlined(
         #[inline(always)]
-        |l| ([first[l]], s.splat(first[l])),
-        #[inline(always)]
-        |[x], first| [s.sub(x, first)],
-        |_, _| [],
+        |[x]: [S::V; 1], first| [s.sub(x, s.splat(first))],
     );
+    let found = in_registers(s, [x], &mut [], &|l| ([first[l]], first[l]), &f, &|_, _| []);
     if let Some([sums]) = found {
         return sums;
     }
