@@ -325,13 +325,14 @@ pub(crate) fn streams_alone<E>(len: usize) -> bool {
 }
 
 /// `out = f(lines, parameters)`, run by run; `along` gives the parameters of a line. `stream` stores past the caches what
-/// is whole lines of these. An input may be the output's memory.
+/// is whole lines of these. An input may be the output's memory. `heavy`: `f` is long, so that a copy or two of its code are
+/// enough.
 #[inline(always)]
 pub(crate) fn map_lines<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const J: usize>(
     s: S,
     lines: [Lines<E>; K],
     out: &LinesMut<E>,
-    stream: bool,
+    [stream, heavy]: [bool; 2],
     along: impl Fn(usize) -> [S::V; J],
     f: impl Fn([S::V; K], [S::V; J]) -> S::V,
 ) {
@@ -344,7 +345,15 @@ pub(crate) fn map_lines<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const
         for r in 0..out.shape().rows() {
             // SAFETY: so many lines of `len` elements follow each other.
             unsafe {
-                map_adjoining(s, mapped(lines, |of| of.at(r, 0)), out.at(r, 0), [count, len], stream, &along, &f)
+                map_adjoining(
+                    s,
+                    mapped(lines, |of| of.at(r, 0)),
+                    out.at(r, 0),
+                    [count, len],
+                    [stream, heavy],
+                    &along,
+                    &f,
+                )
             };
         }
     } else {
@@ -372,7 +381,7 @@ unsafe fn map_adjoining<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const
     from: [*const E; K],
     to: *mut E,
     [count, len]: [usize; 2],
-    stream: bool,
+    [stream, heavy]: [bool; 2],
     along: &impl Fn(usize) -> [S::V; J],
     f: &impl Fn([S::V; K], [S::V; J]) -> S::V,
 ) {
@@ -391,6 +400,16 @@ unsafe fn map_adjoining<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const
         let next = if l + 1 < count { along(l + 1) } else { of };
         while i < end {
             if i >= head {
+                // (Measured on Zen 3, in a cache: batch norm of 14×14 and 28×28 takes 0.93 to 0.95 of the time, inference of 7×7 0.94.)
+                while !heavy && past == 0 && i + 4 * S::N <= end {
+                    for u in 0..4 {
+                        let i = i + u * S::N;
+                        debug_assert!(i + S::N <= end && end <= all);
+                        // SAFETY: below the end of this line.
+                        unsafe { E::store(s, to.add(i), f(load(s, &from, i, S::N, &zeros), of)) };
+                    }
+                    i += 4 * S::N;
+                }
                 while i + S::N <= end {
                     // SAFETY: below the end of this line; below `past`, to a multiple of its size.
                     unsafe {
