@@ -3,8 +3,8 @@
 //! This is the only directory with intrinsics. A token (`Avx512`, `Avx2`, `Baseline`) is the proof that the processor
 //! has the instruction set; tokens are made in [`dispatch`] alone. What the kernels see are safe loops over
 //! [`Tile`]s: [`lanes`] and [`short_lanes`] (sums along a run), [`columns`] (sums down a run) and [`map`] (one output per
-//! element); over short [`Lines`], several at a time, [`line_sums`], [`short_line_sums`], [`map_lines`] and [`map_both`] (two outputs). A [`Follower`] makes outputs at the
-//! steps of another loop.
+//! element); over short [`Lines`], several at a time, [`line_sums`], [`short_line_sums`], [`map_lines`] and
+//! [`map_both`] (two outputs). A [`Follower`] makes outputs at the steps of another loop.
 //!
 //! Every result has the same bits on every instruction set: [`Real::LANES`] virtual lanes whatever the register width,
 //! one fixed tree to fold them, multiply then add with two roundings, and tails that take the same lane positions.
