@@ -186,7 +186,7 @@ pub(crate) fn apply_lines<
         s,
         lines,
         out,
-        [stream, B::HEAVY],
+        stream,
         #[inline(always)]
         |l| splat(s, cells[l]),
         #[inline(always)]

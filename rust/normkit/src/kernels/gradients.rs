@@ -145,8 +145,8 @@ pub(crate) fn gradient_columns<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>,
             let cell = Affine { mean: mean[first], scale: scale[first], shift: shift[first] };
             let all = || (0..pattern.repeat).flat_map(move |p| elements(tiles, pattern.run(p, w)));
             let mut zero = || {
-                zeros.of(pattern, w, |first| {
-                    if first {
+                zeros.at(pattern, w, |ask| {
+                    if ask {
                         s.call(Lesser { tiles, along: [&*mean, &*scale, &*shift], sums: &mut *sizes, flow });
                     }
                     &*sizes

@@ -125,6 +125,7 @@ fn guesses<T: Real, E: Stored<T>, S: Simd<T>>(s: S, x: Lines<E>, means: &mut [T;
 
 /// Gives `add` Σdz and Σdz·(x − mean) of each line. Adds the `B` terms of `more` to `beside`, element by element.
 #[inline(always)]
+#[allow(clippy::redundant_closure, reason = "a reference to a function is called without the instruction set")]
 pub(crate) fn gradient_lines<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>, const K: usize, const B: usize>(
     s: S,
     lines: [Lines<E>; K],
@@ -150,7 +151,8 @@ pub(crate) fn gradient_lines<T: Real, E: Stored<T>, S: Simd<T>, F: Flow<T, K>, c
                 let dz = flow.vector(s, operands, along);
                 [dz, s.mul(dz, flow.deviation(s, operands, along))]
             },
-            &more,
+            #[inline(always)]
+            |operands, along| more(operands, along),
         );
         let of = |l: usize| GradSums { dy: sums[l], dot: dots[l] };
         let good = |l: usize| of(l).dy.is_finite() & trusted::<T>(of(l).dot);

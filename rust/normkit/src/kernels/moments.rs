@@ -218,8 +218,8 @@ pub(crate) fn moments_columns<T: Real, E: Stored<T>, S: Simd<T>>(
         }
         for (w, (sum, squares)) in part.zip(sums.into_iter().zip(squares)) {
             let good = if squares == 0.0 {
-                zeros.of(pattern, w, |first| {
-                    if first {
+                zeros.at(pattern, w, |ask| {
+                    if ask {
                         s.call(Sizes { x, at: &*at, sums: &mut *sizes });
                     }
                     &*sizes
@@ -247,8 +247,8 @@ pub(crate) fn moments_columns<T: Real, E: Stored<T>, S: Simd<T>>(
                 }
                 // Constant here, and not in the blocks before: padding, say.
                 let constant = squares == 0.0
-                    && zeros.of(pattern, w, |first| {
-                        if first {
+                    && zeros.at(pattern, w, |ask| {
+                        if ask {
                             s.call(Sizes { x, at: &*at, sums: &mut *sizes });
                         }
                         &*sizes

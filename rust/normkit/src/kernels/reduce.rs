@@ -88,7 +88,7 @@ impl Zeros {
     /// Whether it is so of statistic `w`. `sizes` gives sums down the columns that are zero only where all products are; it is
     /// told whether to take them first.
     #[inline(always)]
-    pub(crate) fn of<'t, T: Real>(&mut self, pattern: Pattern, w: usize, sizes: impl FnOnce(bool) -> &'t [T]) -> bool {
+    pub(crate) fn at<'t, T: Real>(&mut self, pattern: Pattern, w: usize, sizes: impl FnOnce(bool) -> &'t [T]) -> bool {
         let first = w / TOGETHER * TOGETHER;
         if self.part.as_ref().is_none_or(|&(of, _)| of != first) {
             let ask = !std::mem::replace(&mut self.asked, true);

@@ -1,5 +1,5 @@
 //! The fused schedule where each statistic is one or more short runs: a few of them at a time, which are applied while
-//! the next are reduced. What surrounds the loops over elements would cost more than these, so there is little of it.
+//! the next are reduced or after that. What surrounds the loops over elements would cost more than these, so there is little of it.
 
 use std::ops::Range;
 

@@ -265,8 +265,8 @@ impl<T: Real> Take<'_, '_, T> {
             if wrong {
                 for (i, w) in part.clone().enumerate() {
                     let mut zero = || {
-                        zeros.of(pattern, w, |first| {
-                            if first {
+                        zeros.at(pattern, w, |ask| {
+                            if ask {
                                 s.call(LesserOfRuns { take: &mut *self, samples: samples.clone() });
                             }
                             self.state.sizes.values()

@@ -353,6 +353,7 @@ impl Fold for Avx2 {
     fn folds(self, v: &[__m256d; AT_ONCE], n: usize, sums: &mut [f64; AT_ONCE]) {
         for begin in (0..n).step_by(4) {
             debug_assert!(begin + 4 <= AT_ONCE);
+            // SAFETY: four sums are stored from `begin` on; so many vectors have been indexed there, and there are no fewer sums.
             unsafe {
                 let mut twos = [_mm256_setzero_pd(); 2];
                 for i in 0..2 {

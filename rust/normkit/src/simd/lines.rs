@@ -150,7 +150,8 @@ pub(crate) fn line_sums<
     sums
 }
 
-/// [`line_sums`] for where most lines may be short: a few registers may hold one, which takes code of its own.
+/// [`line_sums`] for where most lines may be short: a few registers may hold one, which takes code of its own. `behind` follows
+/// all of those at once.
 #[inline(always)]
 pub(crate) fn short_line_sums<
     T: Real,
@@ -163,13 +164,13 @@ pub(crate) fn short_line_sums<
 >(
     s: S,
     lines: [Lines<E>; K],
-    mut beside: [LinesMut<T>; B],
+    beside: [LinesMut<T>; B],
     behind: &mut impl Behind,
     along: impl Fn(usize) -> ([T; K], P),
     f: impl Fn([S::V; K], P) -> [S::V; M],
     g: impl Fn([S::V; K], P) -> [S::V; B],
 ) -> [[f64; AT_ONCE]; M] {
-    if let Some(sums) = in_registers(s, lines, &mut beside, &along, &f, &g) {
+    if let Some(sums) = in_registers(s, lines, &beside, &along, &f, &g) {
         behind.follow(lines[0].lines() * lines[0].len());
         return sums;
     }
@@ -182,7 +183,7 @@ pub(crate) fn short_line_sums<
 fn in_registers<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usize, const M: usize, const B: usize>(
     s: S,
     lines: [Lines<E>; K],
-    beside: &mut [LinesMut<T>; B],
+    beside: &[LinesMut<T>; B],
     along: &impl Fn(usize) -> ([T; K], P),
     f: &impl Fn([S::V; K], P) -> [S::V; M],
     g: &impl Fn([S::V; K], P) -> [S::V; B],
@@ -198,8 +199,8 @@ fn in_registers<T: Real, E: Stored<T>, S: Simd<T>, P: Copy, const K: usize, cons
 }
 
 /// [`line_sums`] of lines that `R` registers hold, the last of them perhaps in part, with the same bits: the compiler unrolls
-/// all of it, and nothing goes through memory on the way. (Measured on Zen 3: layer norm's backward pass of 4 to 32 elements
-/// takes 0.7 to 0.8 of the time, its forward pass 0.7 to 0.9.)
+/// a line, whose sums stay in registers. No memory is asked for ahead. (Measured on Zen 3: layer norm's backward pass of 4 to 32
+/// elements takes 0.7 to 0.8 of the time, its forward pass 0.7 to 0.9.)
 #[inline(always)]
 fn few_sums<
     T: Real,
@@ -214,7 +215,7 @@ fn few_sums<
     s: S,
     _registers: [(); R],
     lines: [Lines<E>; K],
-    beside: &mut [LinesMut<T>; B],
+    beside: &[LinesMut<T>; B],
     along: &impl Fn(usize) -> ([T; K], P),
     f: &impl Fn([S::V; K], P) -> [S::V; M],
     g: &impl Fn([S::V; K], P) -> [S::V; B],
@@ -230,7 +231,7 @@ fn few_sums<
         for k in 0..K {
             fills[k] = s.splat(fill[k]);
         }
-        let (from, to) = (mapped(lines, |of| of.at(0, l)), beside.each_mut().map(|of| of.at(0, l)));
+        let (from, to) = (mapped(lines, |of| of.at(0, l)), beside.each_ref().map(|of| of.at(0, l)));
         let mut lanes = zeros;
         for u in 0..R {
             let at = u * S::N;
@@ -278,7 +279,7 @@ pub(crate) fn sample_sums<T: Real, E: Stored<T>, S: Simd<T>>(
         #[inline(always)]
         |[x]: [S::V; 1], first| [s.sub(x, s.splat(first))],
     );
-    let found = in_registers(s, [x], &mut [], &|l| ([first[l]], first[l]), &f, &|_, _| []);
+    let found = in_registers(s, [x], &[], &|l| ([first[l]], first[l]), &f, &|_, _| []);
     if let Some([sums]) = found {
         return sums;
     }
@@ -325,14 +326,13 @@ pub(crate) fn streams_alone<E>(len: usize) -> bool {
 }
 
 /// `out = f(lines, parameters)`, run by run; `along` gives the parameters of a line. `stream` stores past the caches what
-/// is whole lines of these. An input may be the output's memory. `heavy`: `f` is long, so that a copy or two of its code are
-/// enough.
+/// is whole lines of these. An input may be the output's memory.
 #[inline(always)]
 pub(crate) fn map_lines<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const J: usize>(
     s: S,
     lines: [Lines<E>; K],
     out: &LinesMut<E>,
-    [stream, heavy]: [bool; 2],
+    stream: bool,
     along: impl Fn(usize) -> [S::V; J],
     f: impl Fn([S::V; K], [S::V; J]) -> S::V,
 ) {
@@ -345,15 +345,7 @@ pub(crate) fn map_lines<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const
         for r in 0..out.shape().rows() {
             // SAFETY: so many lines of `len` elements follow each other.
             unsafe {
-                map_adjoining(
-                    s,
-                    mapped(lines, |of| of.at(r, 0)),
-                    out.at(r, 0),
-                    [count, len],
-                    [stream, heavy],
-                    &along,
-                    &f,
-                )
+                map_adjoining(s, mapped(lines, |of| of.at(r, 0)), out.at(r, 0), [count, len], stream, &along, &f)
             };
         }
     } else {
@@ -381,7 +373,7 @@ unsafe fn map_adjoining<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const
     from: [*const E; K],
     to: *mut E,
     [count, len]: [usize; 2],
-    [stream, heavy]: [bool; 2],
+    stream: bool,
     along: &impl Fn(usize) -> [S::V; J],
     f: &impl Fn([S::V; K], [S::V; J]) -> S::V,
 ) {
@@ -400,8 +392,9 @@ unsafe fn map_adjoining<T: Real, E: Stored<T>, S: Simd<T>, const K: usize, const
         let next = if l + 1 < count { along(l + 1) } else { of };
         while i < end {
             if i >= head {
-                // (Measured on Zen 3, in a cache: batch norm of 14×14 and 28×28 takes 0.93 to 0.95 of the time, inference of 7×7 0.94.)
-                while !heavy && past == 0 && i + 4 * S::N <= end {
+                // (Measured on Zen 3, in a cache: batch norm of 14×14 to 28×28 takes 0.90 to 0.93 of the time, inference of 7×7
+                // 0.92. Functions of two inputs gained nothing.)
+                while K == 1 && past == 0 && i + 4 * S::N <= end {
                     for u in 0..4 {
                         let i = i + u * S::N;
                         debug_assert!(i + S::N <= end && end <= all);

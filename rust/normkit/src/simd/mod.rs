@@ -257,7 +257,7 @@ pub type Wide<T, S> = <<S as Simd<T>>::Double as Simd<f64>>::Lanes;
 pub trait Fold: Simd<f64> {
     /// Sum of the lanes by the fixed tree: lane i + lane i + N/2, halving.
     fn fold(self, v: Self::V) -> f64;
-    /// Folds the first `n` vectors, each by the same tree; where that is quicker, all of them.
+    /// Folds the first `n` vectors, each by the same tree; where that is quicker, more of them.
     #[inline(always)]
     fn folds(self, vectors: &[Self::V; AT_ONCE], n: usize, sums: &mut [f64; AT_ONCE]) {
         for i in 0..n {
